@@ -1,0 +1,200 @@
+"""Set up SignA in this checkout and run it, with nothing but Python 3.10 or newer.
+
+    python3 run.py train [args...]   a training run:  python -m signa train args...
+    python3 run.py test              everything CI checks: ruff, mypy, then the quick tests
+    python3 run.py test args...      pytest alone, with these arguments
+    python3 run.py lint              ruff and mypy alone (what pre-commit runs)
+
+Which Python runs it: this one, if it already meets the requirements in pyproject.toml (a conda environment, an image
+with PyTorch); otherwise that of `.venv` beside this file, which is made on first use (about 20 seconds, and PyTorch's
+download) and updated when pyproject.toml or constraints.txt change. Delete `.venv` at any time; it is made again.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+if sys.version_info < (3, 10):  # noqa: UP036 (this file is started by whatever python3 there is)
+    sys.exit(
+        f"run.py: SignA needs Python 3.10 or newer, but {sys.executable} is Python {sys.version.split()[0]}.\n"
+        "Start it with a newer one, for example: python3.12 run.py test"
+    )
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "signa-stamp"
+UNFINISHED = "unfinished"  # the stamp's text while an install runs: found at the start, it means that one broke off
+LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy", "signa"))
+NEEDS = {"train": ("train",), "test": ("train", "test", "lint"), "lint": ("train", "test", "lint")}  # the extras
+
+
+def requirements(pyproject: str, extras: tuple[str, ...]) -> list[str]:
+    """The requirements in `dependencies` and in these extras. Python 3.10 has no TOML parser, so: one string a line."""
+    found: list[str] = []
+    for key in ("dependencies", *extras):
+        block = re.search(rf"^{key} = \[\n(.*?)^\]", pyproject, re.M | re.S)
+        if block is None:
+            raise ValueError(f"pyproject.toml has no list '{key} = [' with one requirement on each line")
+        found += re.findall(r'^\s*"([^"]+)"', block[1], re.M)
+    return found
+
+
+def release(version: str) -> tuple[int, ...]:
+    """'2.11.0a0+git12' -> (2, 11): the numbers that decide, without trailing zeros."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, re.sub(r"(\.0+)+$", "", numbers[0]).split("."))) if numbers else ()
+
+
+def installed(name: str) -> str:
+    """The version of a distribution that this Python sees, or '' (also for one whose removal broke off)."""
+    from importlib import metadata  # not at the top: Python 3.7 has none, and should get to the message above
+
+    try:
+        return metadata.version(name) or ""
+    except (metadata.PackageNotFoundError, KeyError):  # KeyError: metadata without a version, from Python 3.12 on
+        return ""
+
+
+def met(requirement: str, version_of=installed) -> bool:
+    """Whether one requirement, such as "tomli>=2,<3; python_version < '3.11'", is met."""
+    parts = re.fullmatch(r"([\w.-]+)((?:(?:>=|<)[\d.]+,?)+)(?:; python_version < '([\d.]+)')?", requirement)
+    if parts is None:
+        raise ValueError(f"run.py cannot read {requirement!r}: write name>=1,<2 and at most one python_version < '...'")
+    name, bounds, below = parts.groups()
+    if below and sys.version_info[:2] >= release(below):
+        return True
+    have = release(version_of(name))
+    return have != () and all((have >= release(v)) == (op == ">=") for op, v in re.findall(r"(>=|<)([\d.]+)", bounds))
+
+
+def unmet(extras: tuple[str, ...]) -> list[str]:
+    """The requirements that the Python running this file does not meet."""
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return [requirement for requirement in requirements(pyproject, extras) if not met(requirement)]
+
+
+def fingerprint(root: Path = ROOT) -> str:
+    """Changes when what is to be installed may have changed."""
+    texts = [(root / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()
+
+
+def plan(stamp: "str | None", works: bool, wanted: str) -> str:
+    """'keep', 'update' or 'remake' the environment. No stamp but a working Python is one that somebody made by hand."""
+    return "remake" if not works or stamp == UNFINISHED else "keep" if stamp == wanted else "update"
+
+
+def environment() -> str:
+    """The path of `.venv`'s Python, after making, mending or updating it where that is due."""
+    with alone():
+        stamp = STAMP.read_text() if STAMP.is_file() else None
+        works = PYTHON.is_file() and quiet(PYTHON, "-c", "import sys; sys.exit(sys.version_info < (3, 10))")
+        todo = plan(stamp, works, fingerprint())
+        if todo == "keep":
+            return str(PYTHON)
+        say(f"{todo} {VENV} (PyTorch is downloaded unless pip has it already)")
+        if todo == "remake":
+            PYTHON.unlink(missing_ok=True)  # first, so that a removal that breaks off leaves nothing that seems to work
+            shutil.rmtree(VENV, ignore_errors=not VENV.exists())
+            VENV.mkdir()
+        STAMP.write_text(UNFINISHED)
+        if todo == "remake":  # by the base Python: this one may be that of the very `.venv` just removed
+            must(getattr(sys, "_base_executable", sys.executable), "-m", "venv", VENV)
+        install()
+        STAMP.write_text(fingerprint())
+    return str(PYTHON)
+
+
+def install() -> None:
+    """The pinned PyTorch by pip, for only pip's configuration may know a local or CPU build; the rest by uv or pip."""
+    if not quiet(PYTHON, "-c", "import pip"):  # uv makes environments without it
+        must(PYTHON, "-m", "ensurepip")
+    pip = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check")
+    pip = pip if sys.stderr.isatty() else (*pip, "--quiet")
+    limits = ("-c", ROOT / "constraints.txt")
+    must(*pip, "--no-compile", *limits, "torch")  # compiling every module of it would take longer than the install
+    uv = shutil.which("uv") or (quiet(*pip, "uv") and shutil.which("uv", path=str(PYTHON.parent)))
+    project = (*limits, "-e", f"{ROOT}[dev]")
+    if not uv or not quiet(uv, "pip", "install", "--python", PYTHON, *project):
+        must(*pip, *project)
+
+
+@contextlib.contextmanager
+def alone():
+    """One set-up at a time: a second run.py waits here. The lock is on this file and ends with the process."""
+    with open(__file__, "rb") as file:
+        with contextlib.suppress(ImportError, OSError):  # Windows has no fcntl, some file systems have no locks
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def say(text: str) -> None:
+    """A line of our own, apart from the output of what is run."""
+    print(f"run.py: {text}", file=sys.stderr, flush=True)
+
+
+def quiet(*command: object) -> bool:
+    """Whether the command succeeds; its output is not shown."""
+    env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1", **os.environ}  # certificates as pip's; uv's new and old name
+    return subprocess.run(list(map(str, command)), capture_output=True, env=env).returncode == 0
+
+
+def must(*command: object) -> None:
+    """Run a step of the set-up, or stop here."""
+    words = list(map(str, command))
+    code = subprocess.call(words, stdout=sys.stderr.fileno())
+    if code != 0:
+        hint = "\nOn Debian and Ubuntu, install python3-venv." if "venv" in words else ""
+        sys.exit(f"run.py: the set-up failed (exit {code}) at: {' '.join(words)}{hint}\nRun it again to start it over.")
+
+
+def train(python: str, args: list[str], env: dict[str, str]) -> int:
+    """`python -m signa train`, in place of this process where the system can, so that signals reach it."""
+    command = [python, "-m", "signa", "train", *args]
+    if os.name == "posix":
+        os.execve(python, command, env)
+    return subprocess.call(command, env=env)
+
+
+def lint(python: str, args: list[str], env: dict[str, str]) -> int:
+    """Every linter (they take no arguments), also after one has failed; 1 if any has."""
+    failed = [" ".join(tool) for tool in LINTERS if subprocess.call([python, "-m", *tool], cwd=ROOT, env=env) != 0]
+    if failed:
+        say(f"FAILED: {', '.join(failed)} (see above)")
+    return int(bool(failed))
+
+
+def test(python: str, args: list[str], env: dict[str, str]) -> int:
+    """Everything, or pytest alone where it is given arguments. pytest comes last: CI reads its closing line."""
+    failed = 0 if args else lint(python, [], env)
+    pytest = [python, "-m", "pytest", *(args or ("-n", "2"))]
+    return subprocess.call(pytest, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **env}) or failed
+
+
+def main(argv: list[str]) -> int:
+    """Run one command and return the exit code."""
+    command, args = (argv[0], argv[1:]) if argv else ("", [])
+    if command not in NEEDS or (command == "lint" and args):
+        print(__doc__, file=sys.stdout if command in ("-h", "--help") else sys.stderr)
+        return 0 if command in ("-h", "--help") else 2
+    needs = tuple(extra for extra in NEEDS[command] if not (args and extra == "lint"))
+    if Path(sys.prefix).resolve() != VENV and not unmet(needs):
+        python = sys.executable
+        say(f"using {python}, which has what is needed")
+    else:
+        python = environment()
+    # The checkout's signa is the one imported, whatever else is installed and from whichever folder this was started.
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    return {"train": train, "test": test, "lint": lint}[command](python, args, env)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

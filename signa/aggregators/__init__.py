@@ -1,0 +1,8 @@
+"""Registry of aggregators: majority_vote, mean, median."""
+
+from .base import Aggregator, aggregators
+from .rules import MajorityVote, Mean, Median
+
+register, unregister, names, get = aggregators.register, aggregators.unregister, aggregators.names, aggregators.get
+
+__all__ = ["Aggregator", "MajorityVote", "Mean", "Median", "get", "names", "register", "aggregators", "unregister"]

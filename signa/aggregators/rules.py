@@ -1,0 +1,99 @@
+"""Coordinate-wise aggregation: vote, mean, median."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import Fault
+from ..signal import SQRT_MN, Signal
+from ..stage import Context
+from .base import Aggregator, aggregators, in_order
+
+
+@aggregators.register
+class MajorityVote(Aggregator):
+    """``sign(sum_j s_j)`` over messages of +-1, entry by entry.
+
+    Shapes: (N, ..., m, n) -> (..., m, n). Norm: sqrt(m n). A message that is zero abstains; if all abstain on a matrix
+    the result is 0.
+
+    Args:
+        ties: ``coin`` (a fair one from the server: 1 bit, unbiased) or ``zero`` (the entry does not move; the result is
+            ternary). A constant rule would bias every weight; an odd number of workers has no ties.
+
+    Source: arXiv 1810.05291 (signSGD with majority vote), Algorithm 1.
+
+    >>> votes = torch.tensor([[[1.0, -1.0]], [[1.0, -1.0]], [[-1.0, -1.0]]])
+    >>> MajorityVote()(votes, torch.ones(3, dtype=torch.bool), Context())
+    tensor([[ 1., -1.]])
+    """
+
+    kind: Literal["majority_vote"] = "majority_vote"
+    ties: Literal["coin", "zero"] = "coin"
+
+    def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
+        """The sign that more workers sent."""
+        vote = torch.sign(in_order(messages))
+        if self.ties == "zero" or (vote.device.type == "cpu" and bool(vote.all())):
+            return vote
+        cast = messages.ne(0).any(0).flatten(-2).any(-1)[..., None, None]
+        return torch.where(vote.eq(0) & cast, ctx.coins(vote), vote)
+
+    def signal(self, s: Signal) -> Signal:
+        """A direction of +-1."""
+        if s.alphabet not in ("sign", "ternary"):
+            raise Fault(
+                f"aggregate 'majority_vote' counts +-1 messages, but 'up' delivers a {s.alphabet} signal",
+                instead="set 'up: sign', or aggregate with 'mean'",
+            )
+        return Signal("direction", "sign" if self.ties == "coin" else "ternary", SQRT_MN)
+
+
+@aggregators.register
+class Mean(Aggregator):
+    """``sum_j x_j / (number of workers present)``, added in worker order.
+
+    Shapes: (N, ..., m, n) -> (..., m, n). Norm: the messages' own. Source: parallel SGD; the control of every vote.
+
+    >>> Mean()(torch.tensor([[[1.0]], [[3.0]]]), torch.ones(2, dtype=torch.bool), Context())
+    tensor([[2.]])
+    """
+
+    kind: Literal["mean"] = "mean"
+
+    def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
+        """The mean over those present."""
+        present = active.sum(0).clamp(min=1)[..., None, None]
+        return in_order(messages) / present
+
+    def signal(self, s: Signal) -> Signal:
+        """Dense values of the same nominal size."""
+        return s.but(alphabet="dense")
+
+
+@aggregators.register
+class Median(Aggregator):
+    """The coordinate-wise median of those present (for an even number the mean of the middle two).
+
+    Shapes: (N, ..., m, n) -> (..., m, n). Source: arXiv 1803.01498, Definition 1 (Byzantine-robust median).
+
+    >>> Median()(torch.tensor([[[1.0]], [[9.0]], [[2.0]]]), torch.ones(3, dtype=torch.bool), Context())
+    tensor([[2.]])
+    """
+
+    kind: Literal["median"] = "median"
+
+    def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
+        """The middle value of every entry."""
+        there = active[..., None, None].expand_as(messages)
+        ordered = torch.where(there, messages, torch.inf).sort(0).values
+        count = there.sum(0, keepdim=True).clamp(min=1)
+        low, high = (ordered.gather(0, at)[0] for at in ((count - 1) // 2, count // 2))
+        return torch.where(there.any(0), (low + high) / 2, 0)
+
+    def signal(self, s: Signal) -> Signal:
+        """Dense values of the same nominal size."""
+        return s.but(alphabet="dense")

@@ -1,0 +1,37 @@
+"""What a channel may do to a message before it is sent."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from ..rule import Registry, Rule
+from ..signal import Signal
+from ..stage import Context
+
+
+class Compressor(Rule):
+    """A map C of matrices to matrices with few bits; the dense image is what everybody computes with.
+
+    Law: if :meth:`contraction` gives delta, ``||C(x) - x||_F^2 <= (1 - delta) ||x||_F^2`` for every x.
+    """
+
+    @abstractmethod
+    def __call__(self, x: Tensor, ctx: Context) -> Tensor:
+        """C(x), dense, (..., m, n)."""
+
+    @abstractmethod
+    def contraction(self, m: int, n: int) -> float | None:
+        """The guaranteed delta in (0, 1], or None where C(x) does not approximate x."""
+
+    @abstractmethod
+    def bits(self, s: Signal, m: int, n: int) -> float:
+        """Logical bits per entry of a message, scales and indices included, for an input described by ``s``."""
+
+    @abstractmethod
+    def signal(self, s: Signal) -> Signal:
+        """What compression does to the nominal description of the message."""
+
+
+compressors: Registry[Compressor] = Registry("compressor", Compressor)

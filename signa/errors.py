@@ -1,0 +1,98 @@
+"""The errors of SignA: each says what is wrong, where, because of what, and what to write instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+class SignaError(Exception):
+    """Base of every error that SignA raises on purpose."""
+
+
+class Advice(UserWarning):
+    """A legal choice that a paper or a measurement speaks against."""
+
+
+class RegistryError(SignaError, LookupError):
+    """A name that is registered twice, or not at all."""
+
+
+class RoutingError(SignaError, ValueError):
+    """A parameter that no group takes, or a group that takes no parameter."""
+
+
+class UnsupportedParameter(SignaError, TypeError):
+    """A parameter or gradient that SignA refuses: sparse, complex, integer, or without storage (meta)."""
+
+
+class GradientError(SignaError, RuntimeError):
+    """A gradient that cannot be attributed to one worker."""
+
+
+class StateError(SignaError, ValueError):
+    """An optimizer state that does not fit the optimizer that loads it."""
+
+
+class Fault(ValueError):
+    """What a component or a composition rule objects to; the reader of the spec adds the place.
+
+    >>> print(Fault("'up' delivers a dense signal", instead="set 'up: sign'"))
+    'up' delivers a dense signal: set 'up: sign'
+    """
+
+    def __init__(self, what: str, *, because: str = "", instead: str = "", at: tuple[str | int, ...] = ()) -> None:
+        self.what, self.because, self.instead, self.at = what, because, instead, at
+        super().__init__(": ".join(part for part in (what, because, instead) if part))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a spec.
+
+    ``path`` leads to it through the source's own mappings and lists, ``address`` is what a person writes after
+    ``--set``; ``line`` and ``column`` count from 1 and are 0 where the source has no lines (a Python mapping).
+    """
+
+    what: str
+    address: str = ""
+    path: tuple[str | int, ...] = ()
+    because: str = ""
+    instead: str = ""
+    source: str = ""
+    line: int = 0
+    column: int = 0
+    text: str = ""
+    width: int = 1
+
+    def at(self, source: str, line: int = 0, column: int = 0, text: str = "", width: int = 1) -> Problem:
+        """This problem with its place filled in."""
+        return replace(self, source=source, line=line, column=column, text=text, width=width)
+
+    def __str__(self) -> str:
+        """``file:line:column: address: what``, the line, a caret, the reason and the remedy."""
+        place = ":".join(str(part) for part in (self.source, self.line, self.column) if part)
+        lines = [": ".join(part for part in (place, self.address, self.what) if part)]
+        if self.text:
+            gutter = f"  {self.line} | "
+            lines += [gutter + self.text, " " * (len(gutter) + self.column - 1) + "^" * max(1, self.width)]
+        lines += [f"  because: {self.because}"] if self.because else []
+        lines += [f"  instead: {self.instead}"] if self.instead else []
+        return "\n".join(lines)
+
+
+class SpecError(SignaError, ValueError):
+    """Everything that is wrong with a spec, all at once.
+
+    >>> print(SpecError([Problem("unknown key 'beat'", address="worker.momentum.beat", instead="write 'beta'")]))
+    worker.momentum.beat: unknown key 'beat'
+      instead: write 'beta'
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        """The problems one after the other, with their number in front when there are several."""
+        count = [f"{len(self.problems)} problems"] if len(self.problems) > 1 else []
+        return "\n".join(count + [str(problem) for problem in self.problems])

@@ -1,0 +1,150 @@
+"""The run folder: what a run writes, so that a kill at any moment leaves files that can be read.
+
+`metrics.jsonl` grows by whole lines, one system call each; every other file is written beside its name and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .refusal import refusal
+
+__all__ = ["RunFolder", "environment", "read_metrics"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+Value = int | float | bool | None
+
+
+class RunFolder:
+    """A new folder `root/name`; where it exists, `root/name-2`, `root/name-3`, ... A run never writes into another's folder.
+
+    Raises:
+        SpecError: where `name` is not a plain name, so that no run can leave `root`.
+    """
+
+    def __init__(self, root: Path, name: str, *, metrics: bool = True) -> None:
+        if not NAME.fullmatch(name):
+            raise refusal(
+                f"'{name}' is not a run name",
+                because="a run writes inside the run directory only",
+                instead="write a letter or a digit, then at most 99 of these, '.', '_' and '-'; --out chooses the directory",
+            )
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self.path = next(path for path in _free(root, name) if _made(path))
+        except OSError as error:
+            raise refusal(
+                f"no run folder can be made in {root}", because=str(error.strerror), instead="choose another --out"
+            ) from None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._metrics = os.open(self.path / "metrics.jsonl", flags, 0o644) if metrics else -1
+
+    def metric(self, record: Mapping[str, Value]) -> None:
+        """Append one line; a number that is not finite is written as null, which JSON can hold."""
+        line = json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()})
+        os.write(self._metrics, line.encode() + b"\n")
+
+    def text(self, name: str, content: str) -> None:
+        """Write a whole file, or none of it."""
+        scratch = self.path / f".{name}.part"
+        scratch.write_text(content, encoding="utf-8")
+        scratch.replace(self.path / name)
+
+    def json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a mapping as indented JSON."""
+        self.text(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Close metrics.jsonl; a second call does nothing."""
+        if self._metrics >= 0:
+            os.close(self._metrics)
+            self._metrics = -1
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, without a last line that was cut off."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def environment(command: Sequence[str], device: torch.device) -> dict[str, Any]:
+    """What a reader needs to repeat a run, without the machine's or the user's name."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "command": list(command),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": _version("numpy"),
+        "signa": _version("signa-optim"),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu(),
+        "gpu": gpu,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _free(root: Path, name: str) -> Iterator[Path]:
+    yield root / name
+    for n in range(2, 10_000):
+        yield root / f"{name}-{n}"
+    raise refusal(f"there are 9,999 runs named {name} in {root}", instead="choose another --name")
+
+
+def _made(path: Path) -> bool:
+    """Make the folder; False where something of that name, a dangling link included, is there."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+            return next(names, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package lies in, with '+' where tracked files differ from it."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):
+            return None  # an installed copy that happens to lie inside someone else's checkout
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,75 @@
+"""Per-matrix reductions with one bit pattern: not of the stack, not of the threads, not of the memory layout.
+
+The last two axes are the matrix (m, n), leading axes are batch. Nothing here synchronises with the host.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["column_sum", "matrix_sum", "power_of_two_scale", "row_sum"]
+
+# Terms added in one go. Below 32,768 terms torch never splits one sum over threads, whatever its output looks like;
+# 32 is also one CUDA warp. Against one plain sum this costs 1.2-1.7x of a memory-bound call (docs/numerics.md).
+_CHUNK = 32
+
+
+def row_sum(x: Tensor) -> Tensor:
+    """Sum over the last axis, `(..., n) -> (..., 1)`, as a tree of sums of 32 neighbours.
+
+    `x.sum(-1)` splits a single long row over the threads, so its bits depend on their number and on the stack size.
+    bfloat16 and float16 accumulate in float32; the result has x's dtype.
+
+    Law: row_sum(stack)[i] == row_sum(stack[i]) bit for bit, for any number of threads, strides and storage offset.
+
+    >>> row_sum(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    tensor([[ 6.],
+            [15.]])
+    """
+    total, accumulator = x.contiguous(), torch.promote_types(x.dtype, torch.float32)
+    while total.shape[-1] != 1:
+        whole = total.shape[-1] // _CHUNK
+        chunks = total[..., : whole * _CHUNK].unflatten(-1, (whole, _CHUNK)).sum(-1, dtype=accumulator)
+        rest = total[..., whole * _CHUNK :].sum(-1, keepdim=True, dtype=accumulator)
+        total = torch.cat((chunks, rest), -1)
+    return total.to(x.dtype, copy=True)
+
+
+def column_sum(x: Tensor) -> Tensor:
+    """Sum over the second-last axis, `(..., m, n) -> (..., 1, n)`; the law of `row_sum`.
+
+    >>> column_sum(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    tensor([[4., 6.]])
+    """
+    return row_sum(x.mT).mT
+
+
+def matrix_sum(x: Tensor) -> Tensor:
+    """Sum over the last two axes, `(..., m, n) -> (..., 1, 1)`; the law of `row_sum`.
+
+    The axes stay, so that the sum broadcasts against x: `matrix_sum(x.abs()) / (m * n)` is the scale of a scaled sign.
+
+    >>> matrix_sum(torch.ones(5, 2, 3)).shape
+    torch.Size([5, 1, 1])
+    """
+    return row_sum(x.flatten(-2)).unsqueeze(-1)
+
+
+def power_of_two_scale(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each matrix over a power of two, `x = scaled * 2**exponent`, largest magnitude of `scaled` in [1, 2).
+
+    Squares and sums of `scaled` neither overflow nor underflow, for entries of 1e+-30 and for subnormal ones. The
+    division is exact (an entry 2^126 times smaller than the largest may round), so whatever is computed from `scaled`
+    is the same, bit for bit, for x and for 2^k x. A zero matrix stays zero with exponent 0; a NaN spreads as usual,
+    an infinity turns its matrix to NaN.
+
+    Shapes: (..., m, n) -> (..., m, n) and an integer (..., 1, 1).
+
+    >>> scaled, exponent = power_of_two_scale(torch.tensor([[3e-30, -6e-30]]))
+    >>> scaled, exponent
+    (tensor([[ 0.9507, -1.9015]]), tensor([[-98]], dtype=torch.int32))
+    """
+    largest = x.abs().amax((-2, -1), keepdim=True)
+    mantissa, exponent = torch.frexp(largest)
+    # largest / (2 mantissa) is the power of two itself, exactly, also where ldexp(1, exponent) would overflow.
+    power = torch.where(largest > 0, largest / (2 * mantissa), torch.ones_like(largest))
+    return x / power, torch.where(largest > 0, exponent - 1, torch.zeros_like(exponent))

@@ -1,0 +1,268 @@
+"""Newton-Schulz: an odd polynomial pushes the singular values of a matrix to 1 by matrix products alone.
+
+Law: a matrix in a stack, alone, transposed (unless square), under any number of threads and after multiplication by a
+power of two comes out the same, bit for bit. What that asks of the products was measured: docs/numerics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..linalg import matrix_sum, power_of_two_scale
+
+__all__ = ["SCHEDULES", "Row", "Schedule", "exact_polar", "orthogonalise", "polar_express", "rows"]
+
+Row: TypeAlias = tuple[float, float, float]
+Normalisation: TypeAlias = Literal["schatten4", "frobenius"]
+
+_SIDE = 32  # both sides are padded to a multiple of it: ragged ones take another path in a stack than alone
+_WIDTH = 320  # longest inner product that no library split over 2 to 16 threads, at any side from 32 up
+_STACK = 512  # larger matrices go one by one: nothing to gain, and temporaries of one matrix instead of all
+
+
+def _best_quintic(lower: float, upper: float) -> Row:
+    """The odd quintic p that minimises max |1 - p(x)| over lower <= x <= upper, by Remez exchange.
+
+    p(x) = x q(x^2), so the equations p(x_i) = 1 -+ error at four alternating points say that the quadratic q takes known
+    values: its third divided difference vanishes, which gives the error, and Newton's form gives q.
+    """
+    if lower > (1 - 5e-6) * upper:  # the exchange loses its digits; this is its limit
+        return 15 / 8 / upper, -10 / 8 / upper**3, 3 / 8 / upper**5
+    left, right, error = (3 * lower + upper) / 4, (lower + 3 * upper) / 4, 0.0
+    while True:
+        points = (lower, left, right, upper)
+        t0, t1, t2, t3 = (x * x for x in points)
+        weights = (
+            1 / ((t0 - t1) * (t0 - t2) * (t0 - t3)),
+            1 / ((t1 - t0) * (t1 - t2) * (t1 - t3)),
+            1 / ((t2 - t0) * (t2 - t1) * (t2 - t3)),
+            1 / ((t3 - t0) * (t3 - t1) * (t3 - t2)),
+        )
+        terms = [w / x for w, x in zip(weights, points)]
+        before, error = error, sum(terms) / (terms[0] - terms[1] + terms[2] - terms[3])
+        q0, q1, q2 = (1 - error) / lower, (1 + error) / left, (1 - error) / right
+        slope = (q1 - q0) / (t1 - t0)
+        c = ((q2 - q1) / (t2 - t1) - slope) / (t2 - t0)
+        b = slope - c * (t0 + t1)
+        a = q0 - b * t0 - c * t0**2
+        if error <= before * (1 + 1e-14):  # it rises to the optimum
+            return a, b, c
+        root = math.sqrt(9 * b * b - 20 * a * c)  # p' = a + 3 b x^2 + 5 c x^4
+        left, right = math.sqrt((-3 * b - root) / (10 * c)), math.sqrt((-3 * b + root) / (10 * c))
+
+
+def _scaled(row: Row, by: float) -> Row:
+    """The coefficients of p(x / by)."""
+    return row[0] / by, row[1] / by**3, row[2] / by**5
+
+
+def polar_express(
+    lower: float, steps: int, *, cushion: float, safety: float, safety_inside: bool = False
+) -> tuple[Row, ...]:
+    """Polar Express: step k is the odd quintic that is optimal for where step k-1 left the singular values.
+
+    They start in [lower, 1]; step k maps [l, u] to [l', 2 - l'], and the next quintic is made for that. So that rounding
+    cannot throw a value past the interval's end, all rows but the last answer for x / safety.
+
+    Args:
+        lower: the smallest singular value that is to reach 1.
+        steps: how many rows.
+        cushion: each quintic is optimal on [max(l, cushion * u), u], then rescaled so that p(l) + p(u) = 2 on the true
+            interval: smaller values rise a little slower, the others do not stray.
+        safety: 1.01 says that a singular value may exceed its bound by one per cent.
+        safety_inside: False: the recursion knows nothing of the safety, the finished rows are rescaled. True: each
+            rescaled row is what the recursion goes on from (so its interval starts lower), as the published code does.
+
+    Source: arXiv 2505.16932, Algorithm 1 and its section on finite precision.
+
+    >>> [round(value, 4) for value in polar_express(1e-3, 6, cushion=0.02407327424182761, safety=1.01)[-1]]
+    [1.8913, -1.268, 0.3768]
+    """
+    table: list[Row] = []
+    upper, inside = 1.0, safety if safety_inside else 1.0
+    for step in range(steps):
+        a, b, c = _best_quintic(max(lower, cushion * upper), upper)
+        centre = 2 / sum(a * x + b * x**3 + c * x**5 for x in (lower, upper))
+        a, b, c = _scaled((a * centre, b * centre, c * centre), inside if step < steps - 1 else 1.0)
+        table.append((a, b, c))
+        lower = a * lower + b * lower**3 + c * lower**5
+        upper = 2 - lower
+    return (*(_scaled(row, safety / inside) for row in table[:-1]), *table[-1:])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One (a, b, c) a step, for x <- a x + b x^3 + c x^5, and the norm that brings the singular values under 1.
+
+    >>> len(SCHEDULES["polar6"].coefficients), SCHEDULES["jordan5"].normalisation
+    (6, 'frobenius')
+    """
+
+    coefficients: tuple[Row, ...]
+    normalisation: Normalisation
+    source: str
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "polar6": Schedule(
+        polar_express(1e-3, 6, cushion=0.02407327424182761, safety=1.01),
+        "schatten4",
+        "arXiv 2505.16932; cushion and safety from the 8-row table of numerics.md",
+    ),
+    "polar5": Schedule(
+        polar_express(1e-3, 5, cushion=0.02, safety=1.02, safety_inside=True),
+        "schatten4",
+        "arXiv 2505.16932; as shipped in modded-nanogpt record 40, which normalises by 1.02 times the Frobenius norm",
+    ),
+    "jordan5": Schedule(
+        ((3.4445, -4.7750, 2.0315),) * 5,
+        "frobenius",
+        "https://kellerjordan.github.io/posts/muon; torch.optim.Muon",
+    ),
+    "quintic5": Schedule(
+        (
+            (4.0848, -6.8946, 2.9270),
+            (3.9505, -6.3029, 2.6377),
+            (3.7418, -5.5913, 2.3037),
+            (2.8769, -3.1427, 1.2046),
+            (2.8366, -3.0525, 1.2012),
+        ),
+        "schatten4",
+        "You Jiacheng's per-step quintics for the nanoGPT speedrun ('YOU')",
+    ),
+    "cubic5": Schedule(
+        (
+            (3.3656576, -3.3420992, 0.0),
+            (2.5744352, -1.4957376, 0.0),
+            (2.5368962, -1.4312570, 0.0),
+            (2.4418906, -1.2764040, 0.0),
+            (2.2230472, -0.9630650, 0.0),
+        ),
+        "schatten4",
+        "numerics.md; two products a step instead of three",
+    ),
+}
+
+
+def rows(coefficients: Sequence[Row], steps: int) -> tuple[Row, ...]:
+    """The first `steps` rows of a table; its last row repeats beyond the end.
+
+    >>> rows(((3.0, -4.0, 2.0), (1.875, -1.25, 0.375)), 3)
+    ((3.0, -4.0, 2.0), (1.875, -1.25, 0.375), (1.875, -1.25, 0.375))
+    """
+    return tuple(coefficients[min(step, len(coefficients) - 1)] for step in range(steps))
+
+
+def orthogonalise(
+    x: Tensor, coefficients: Sequence[Row], *, normalisation: Normalisation, dtype: torch.dtype
+) -> Tensor:
+    """Newton-Schulz: X <- a X + (b A + c A^2) X with A = X X^T, one step a row of `coefficients`.
+
+    Approaches U V^T of x = U S V^T on the smaller side of x. A zero matrix gives zero; x is never written.
+
+    Shapes: (..., m, n) -> (..., m, n), in x's dtype; leading axes are batch.
+    Law: the module's; two bits that a square matrix and its transpose do not share are the only exception.
+
+    Args:
+        coefficients: rows (a, b, c), as in `SCHEDULES` or from `polar_express` or `rows`.
+        normalisation: x / ||x||_F, or x / (sum of sigma^4)^(1/4), which is tighter and costs no product: it is the
+            Frobenius norm of the first A.
+        dtype: what the products run in. The first normalisation is done in float32, or float64 if x is.
+
+    Source: Jordan et al., https://kellerjordan.github.io/posts/muon; the normalisation from A: Turbo-Muon.
+
+    >>> table = SCHEDULES["polar6"].coefficients
+    >>> orthogonalise(torch.tensor([[3.0, 0.0], [0.0, -2.0]]), table, normalisation="schatten4", dtype=torch.float32)
+    tensor([[ 1.0000,  0.0000],
+            [ 0.0000, -1.0000]])
+    """
+    m, n = x.shape[-2:]
+    if m > n:
+        return orthogonalise(x.mT, coefficients, normalisation=normalisation, dtype=dtype).mT
+    matrices = x.detach().reshape(-1, m, n)
+    result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
+    size = 1 if m > _STACK else max(len(matrices), 1)
+    for part, out in zip(matrices.split(size), result.split(size)):
+        X, A = _normalised(part, normalisation, dtype)
+        for step, (a, b, c) in enumerate(coefficients):
+            A = _gram(X) if step else A
+            X = _fused(X, A, a, b, c) if dtype.itemsize == 2 else _plain(X, A, a, b, c)
+        out.copy_(X[:, :m, :n])
+    return result.view(x.shape)
+
+
+def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """X = x / norm, padded with zeros (which every step keeps), and A = X X^T."""
+    B, m, n = x.shape
+    blocks = -(-n // max(_WIDTH, m))
+    unit, _ = power_of_two_scale(x.to(torch.promote_types(x.dtype, torch.float32)))
+    unit /= _nonzero(matrix_sum(unit.square()).sqrt())
+    X = unit.new_zeros(B, m + -m % _SIDE, n + -n % (_SIDE * blocks), dtype=dtype)
+    X[:, :m, :n] = unit
+    A = _gram(X)
+    if normalisation == "schatten4":
+        fourth = _nonzero(matrix_sum(A.to(unit.dtype).square()).sqrt())
+        X /= fourth.sqrt()
+        A /= fourth
+    return X, A
+
+
+def _nonzero(norm: Tensor) -> Tensor:
+    return torch.where(norm == 0, torch.ones_like(norm), norm)
+
+
+def _gram(X: Tensor) -> Tensor:
+    """X X^T, (B, m, n) -> (B, m, m): over blocks of columns, which are then added in float32 or wider, in order."""
+    blocks = -(-X.shape[-1] // max(_WIDTH, X.shape[-2]))
+    if blocks > 1:
+        X = X.unflatten(-1, (blocks, -1)).movedim(-2, 1).flatten(0, 1)
+    # MKL's bits depend on the threads less if nothing is transposed; oneDNN's (2 bytes an entry) never did.
+    A = torch.bmm(X, X.mT if X.dtype.itemsize == 2 else X.mT.contiguous())
+    if blocks == 1:
+        return A
+    first, *others = A.unflatten(0, (-1, blocks)).unbind(1)
+    total = first.to(torch.promote_types(A.dtype, torch.float32), copy=True)
+    for other in others:
+        total += other
+    return total.to(A.dtype)
+
+
+def _fused(X: Tensor, A: Tensor, a: float, b: float, c: float) -> Tensor:
+    """a X + (b A + c A^2) X with each sum rounded once: 1.5 to 5.5 times less error in bfloat16 than summed apart."""
+    if c == 0:
+        return torch.baddbmm(X, A, X, beta=a, alpha=b)
+    return torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
+
+
+def _plain(X: Tensor, A: Tensor, a: float, b: float, c: float) -> Tensor:
+    """(a I + A (b I + c A)) X: a fused sum in float32 or float64 has other bits under 2 threads than under 1."""
+    Q = _plus(c * A, b) if c else A
+    return torch.bmm(_plus(torch.bmm(A, Q) if c else b * A, a), X)
+
+
+def _plus(square: Tensor, value: float) -> Tensor:
+    square.diagonal(dim1=-2, dim2=-1).add_(value)
+    return square
+
+
+def exact_polar(x: Tensor) -> Tensor:
+    """U_r V_r^T of x = U S V^T by SVD in float64, over the singular values above max(m, n) eps(x's dtype) sigma_max.
+
+    The truncation matters: a matrix of signs is often rank-deficient, and its null space must not be filled with noise.
+    Zero gives zero.
+
+    Shapes: (..., m, n) -> (..., m, n), in x's dtype; leading axes are batch.
+
+    >>> exact_polar(torch.tensor([[3.0, 0.0], [0.0, 0.0]]))
+    tensor([[1., 0.],
+            [0., 0.]])
+    """
+    U, S, Vh = torch.linalg.svd(x.detach().to(torch.float64), full_matrices=False)
+    kept = max(x.shape[-2:]) * torch.finfo(x.dtype).eps * S[..., :1] < S
+    return ((U * kept.unsqueeze(-2)) @ Vh).to(x.dtype)

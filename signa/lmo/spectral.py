@@ -1,0 +1,112 @@
+"""The spectral ball: Muon's oracle, by Newton-Schulz or exactly."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
+
+from ..errors import Fault
+from ..rule import Count, Frozen, Positive, Real, Share, closest
+from ..signal import SQRT_MIN, Norm
+from .base import LMO, lmos
+from .newton_schulz import SCHEDULES, exact_polar, orthogonalise, polar_express, rows
+
+
+class PolarExpress(Frozen):
+    """Coefficients to be generated: optimal odd quintics for singular values in [lower, 1].
+
+    Source: arXiv 2505.16932, Algorithm 1. See :func:`signa.lmo.newton_schulz.polar_express`.
+    """
+
+    lower: Share = 1e-3
+    steps: Count = 6
+    cushion: Share = 0.02407327424182761
+    safety: Positive = 1.01
+
+
+def _listed(value: Any) -> Any:
+    """Lists of numbers (as YAML has them) become the tuples that a frozen spec holds."""
+    if isinstance(value, list):
+        return tuple(tuple(row) if isinstance(row, list) else row for row in value)
+    if isinstance(value, str) and value != "exact" and value not in SCHEDULES:
+        names = [*SCHEDULES, "exact"]
+        raise Fault(f"unknown schedule '{value}'", because=f"known: {', '.join(names)}", instead=closest(value, names))
+    return value
+
+
+Row = tuple[Real, Real, Real]
+Schedule = Annotated[str | PolarExpress | Annotated[tuple[Row, ...], Field(min_length=1)], BeforeValidator(_listed)]
+
+
+def _coefficients(schedule: Any) -> tuple[tuple[float, float, float], ...]:
+    if isinstance(schedule, PolarExpress):
+        return polar_express(schedule.lower, schedule.steps, cushion=schedule.cushion, safety=schedule.safety)
+    return SCHEDULES[schedule].coefficients if isinstance(schedule, str) else schedule
+
+
+def _own_steps(data: dict[str, Any]) -> int:
+    schedule = data.get("schedule", "exact")
+    return 1 if schedule == "exact" else len(_coefficients(schedule))
+
+
+def _own_normalisation(data: dict[str, Any]) -> str:
+    schedule = data.get("schedule")
+    return SCHEDULES[schedule].normalisation if isinstance(schedule, str) and schedule in SCHEDULES else "schatten4"
+
+
+@lmos.register
+class Spectral(LMO):
+    """``polar(g) = U V^T`` for ``g = U S V^T``, the oracle of the spectral norm (Muon).
+
+    By ``x <- a x + b x x^T x + c (x x^T)^2 x`` with the rows (a, b, c) of a schedule, or exactly by a rank-truncated SVD
+    in float64 (``schedule: exact``). The schedule belongs to the spec: another one flips 4 to 8 % of the signs that
+    SignMuon sends.
+
+    Shapes: (..., m, n); the iteration runs on the smaller side. Norm: ||x|| = sigma_max, dual = sum of singular values,
+    nominal Frobenius norm sqrt(min(m, n)). Law: a zero matrix gives zero; d(c g) = d(g) exactly for c a power of two.
+
+    Args:
+        schedule: ``polar6`` | ``polar5`` | ``jordan5`` | ``quintic5`` | ``cubic5`` | ``exact``, a list of (a, b, c), or
+            the Polar Express generator's arguments ``{lower, steps, cushion, safety}``.
+        steps: how many rows; the schedule's own number unless given. Beyond the table its last row repeats.
+        dtype: of the iteration; ``parameter`` is the dtype that the optimizer computes in for that parameter.
+        normalisation: ``schatten4`` (from the first Gram matrix, free) | ``frobenius``; the schedule's own unless given.
+
+    Source: Muon, https://kellerjordan.github.io/posts/muon (jordan5); arXiv 2505.16932 (Polar Express).
+
+    >>> Spectral(schedule="exact").direction(torch.tensor([[3.0, 0.0], [0.0, -2.0]]))
+    tensor([[ 1.,  0.],
+            [ 0., -1.]])
+    """
+
+    kind: Literal["spectral"] = "spectral"
+    frobenius: ClassVar[Norm] = SQRT_MIN
+    schedule: Schedule = "polar6"
+    steps: Count = Field(default_factory=_own_steps)
+    dtype: Literal["bfloat16", "float32", "parameter"] = "bfloat16"
+    normalisation: Literal["schatten4", "frobenius"] = Field(default_factory=_own_normalisation)
+
+    @model_validator(mode="after")
+    def _exact_has_no_steps(self) -> Spectral:
+        if self.schedule == "exact" and self.steps != 1:
+            raise Fault("'exact' takes no steps", because="it is an SVD", instead="leave 'steps' out", at=("steps",))
+        return self
+
+    def direction(self, g: Tensor) -> Tensor:
+        """polar(g), approximately (a schedule) or exactly."""
+        if self.schedule == "exact":
+            return exact_polar(g)
+        dtype = g.dtype if self.dtype == "parameter" else getattr(torch, self.dtype)
+        table = rows(_coefficients(self.schedule), self.steps)
+        return orthogonalise(g, table, normalisation=self.normalisation, dtype=dtype)
+
+    def norm(self, x: Tensor) -> Tensor:
+        """The largest singular value."""
+        return torch.linalg.matrix_norm(x, ord=2)
+
+    def dual(self, g: Tensor) -> Tensor:
+        """The nuclear norm."""
+        return torch.linalg.matrix_norm(g, ord="nuc")

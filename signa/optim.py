@@ -1,0 +1,354 @@
+"""The one optimizer: a spec, a model, a transport, and three loops that are the same for every method."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from .errors import Advice, Fault, Problem, RoutingError, SpecError, UnsupportedParameter
+from .reading import validated
+from .routing import Named, Route, Routing, check_parameter, clean_name, layout
+from .rows import Buffers, Rows
+from .saving import export_state, import_state
+from .sentence import Hop, Method
+from .spec import Group, Spec, for_preset
+from .stack import Clock, Stack
+from .transport import Transport, default_transport
+
+Model = nn.Module | Iterable[tuple[str, Tensor]]
+_OWN = ("params", "name", "param_names")
+
+
+class Bits(NamedTuple):
+    """Logical bits per parameter and worker, sent and received, over the whole model; round_trip is how many times
+    fewer both together are than float32 both ways."""
+
+    up: float
+    down: float
+    round_trip: float
+
+
+class SignA(torch.optim.Optimizer):
+    """Runs a spec. Use :func:`build`.
+
+    ``step()`` writes the parameters and its own state, never ``p.grad``. State is created here, in full, whether or not
+    a gradient ever comes: ``state[p]`` holds views keyed by address (``worker.momentum.m``, ``server.step.x``).
+
+    Raises:
+        RoutingError, UnsupportedParameter: see :class:`signa.routing.Routing`.
+    """
+
+    _step_supports_amp_scaling = True
+
+    def __init__(self, model: Model, spec: Spec, *, transport: Transport | None = None, seed: int = 0) -> None:
+        transport = default_transport() if transport is None else transport
+        self._setup(Routing.of(spec, model), transport, seed, _buffers(model))
+        for index, group in enumerate(spec.groups):
+            for advice in group.method.advice(transport.workers):
+                warnings.warn(Advice(f"groups.{group.name or index}: {advice}"), stacklevel=3)
+
+    def _setup(self, routing: Routing, transport: Transport, seed: int, buffers: Buffers) -> None:
+        self.spec, self.routing, self.transport, self.seed = routing.spec, routing, transport, seed
+        self.steps = 0
+        self._buffers = buffers
+        self._stacks: list[tuple[int, Stack]] = []
+        self._seen: dict[int, tuple[int, int]] = {}
+        members = [[route for route in routing if route.group == index] for index in range(len(self.spec.groups))]
+        filled = [(self.spec.groups[index], routes) for index, routes in enumerate(members) if routes]
+        super().__init__([_param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
+        for index, (group, routes) in enumerate(filled):
+            self._stack(index, group, routes)
+        self._restart_rows()
+
+    def _stack(self, index: int, group: Group, routes: list[Route]) -> None:
+        """Same-shape matrices of a group become one stack each."""
+        alike: dict[tuple[Any, ...], list[Route]] = {}
+        for route in routes:
+            p = route.named.parameter
+            key = (route.layout.m, route.layout.n, route.layout.count, p.dtype, p.device)
+            alike.setdefault(key, []).append(route)
+        for members in alike.values():
+            stack = Stack(group, members, self.transport)
+            self._stacks.append((index, stack))
+            for position, route in enumerate(members):
+                self.state[route.named.parameter] = stack.views(position)
+            self._note(stack)
+
+    def _restart_rows(self) -> None:
+        names = [route.named.name for route in self.routing]
+        parameters = [route.named.parameter for route in self.routing]
+        self._place = {id(parameter): index for index, parameter in enumerate(parameters)}
+        self._rows = Rows(parameters, names, self.transport.local, self._buffers)
+
+    # Gradients ---------------------------------------------------------------------------------------------------
+
+    def worker(self, worker: int) -> AbstractContextManager[None]:
+        """Backward passes inside ``with opt.worker(j):`` belong to worker j of this process.
+
+        On entry p.grad is j's row so far, so repeated passes and blocks accumulate; on exit it is the sum of the rows,
+        for reading only. Clip inside. A worker that no block was opened for since the last step takes no part in the
+        next. BatchNorm and other buffers keep what worker 0 made of them.
+
+        Raises:
+            IndexError: no such worker here.
+            GradientError: blocks nest, or a gradient came from outside a block.
+        """
+        return self._rows.block(worker)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop every gradient and every worker's row."""
+        super().zero_grad(set_to_none)
+        self._rows.drop()
+
+    # The step ----------------------------------------------------------------------------------------------------
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of every method: messages, the wire, and back to the model.
+
+        Raises:
+            GradientError: with several local workers, a gradient from outside the blocks.
+            UnsupportedParameter: a sparse or complex gradient. Nothing is written then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        rows = self._rows.take()
+        unscale = self._amp()
+        if unscale is not None:
+            self._check_gradients(rows)
+            clock = Clock(self.seed, self.steps, unscale)
+            device = self.routing[0].named.parameter.device.type
+            with torch.autocast(device, enabled=False):
+                self._run(rows, clock)
+            self.steps += 1
+        self._rows.drop()
+        return loss
+
+    def _run(self, rows: list[list[Tensor | None]], clock: Clock) -> None:
+        messages = []
+        for index, stack in self._stacks:
+            self._honour_loads(stack)
+            group = self.param_groups[index]
+            lr, decay = float(group["lr"]), float(group["weight_decay"])
+            gradients = [[row[self._place[id(p)]] for p in stack.parameters] for row in rows]
+            messages.append((stack, stack.send(gradients, lr, decay, clock), lr, decay))
+        for stack, message, lr, decay in messages:
+            if message is not None:
+                stack.receive(message, lr, decay, clock)
+                self._note(stack)
+
+    def _amp(self) -> float | None:
+        """What to multiply the gradients by for a GradScaler; None if it found an infinity and the step is skipped."""
+        found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found is not None and bool(found.item()):
+            return None
+        return 1.0 if scale is None else 1.0 / float(scale.item())
+
+    def _check_gradients(self, rows: list[list[Tensor | None]]) -> None:
+        for row in rows:
+            for route, grad in zip(self.routing, row, strict=True):
+                if grad is not None and (grad.layout != torch.strided or grad.is_complex()):
+                    kind = "complex" if grad.layout == torch.strided else "sparse"
+                    raise UnsupportedParameter(
+                        f"the gradient of '{route.named.name}' is {kind}: SignA updates dense real matrices "
+                        "(nn.Embedding(..., sparse=False))"
+                    )
+
+    # The exact model ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Inside, the parameters hold the server's exact model X where a method keeps one (EF21-P), for evaluation.
+
+        The replicas' own model W comes back on exit. Without an X, nothing happens.
+        """
+        held = [stack for _, stack in self._stacks if stack.exact is not None]
+        kept = [[p.detach().clone() for p in stack.parameters] for stack in held]
+        with torch.no_grad():
+            for stack in held:
+                self._honour_loads(stack)
+                stack.write(stack.exact)  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for stack, values in zip(held, kept, strict=True):
+                    for p, value in zip(stack.parameters, values, strict=True):
+                        p.copy_(value)
+                    self._note(stack)
+
+    def _note(self, stack: Stack) -> None:
+        """Remember that the parameters are as this optimizer left them."""
+        if stack.exact is not None:
+            self._seen.update({id(p): (p._version, p.data_ptr()) for p in stack.parameters})
+
+    def _honour_loads(self, stack: Stack) -> None:
+        """If someone else wrote the parameters (model.load_state_dict), the exact model starts anew from them."""
+        if stack.exact is None or all(self._seen.get(id(p)) == (p._version, p.data_ptr()) for p in stack.parameters):
+            return
+        if stack.reset_exact():
+            names = ", ".join(route.named.name for route in stack.routes[:3])
+            what = f"{names}{', ...' if len(stack.routes) > 3 else ''} changed outside the optimizer"
+            warnings.warn(Advice(f"{what}: the server's exact model X was reset to the new values"), stacklevel=4)
+        self._note(stack)
+
+    # What is known without running -------------------------------------------------------------------------------
+
+    def trace(self) -> list[Hop]:
+        """(address, Signal) for every hop of every group that has parameters, ``signmuon.worker.spectral``."""
+        used = sorted({route.group for route in self.routing})
+        groups = [(self.spec.groups[index].name or str(index), self.spec.groups[index]) for index in used]
+        return [Hop(f"{label}.{hop.address}", hop.signal) for label, group in groups for hop in group.method.trace()]
+
+    def bits(self) -> Bits:
+        """Logical bits per parameter and worker, model-wide, scales included (arithmetic on the spec, not a count)."""
+        up = down = total = 0.0
+        for _, stack in self._stacks:
+            entries = stack.rows * stack.m * stack.n
+            bits = stack.method.bits(stack.m, stack.n) if entries else (0.0, 0.0)
+            up, down, total = up + bits[0] * entries, down + bits[1] * entries, total + entries
+        return Bits(up / total, down / total, 64 * total / (up + down)) if total else Bits(0.0, 0.0, 1.0)
+
+    # Groups and state --------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with their own ``method``, ``lr`` and other fields of a spec's group; the spec grows by it.
+
+        ``params`` are tensors or (name, tensor) pairs; unnamed ones are called ``added.GROUP.INDEX``.
+
+        Raises:
+            SpecError, RoutingError, UnsupportedParameter: nothing is added then.
+        """
+        if not hasattr(self, "_rows"):  # torch's constructor hands over the groups of the spec
+            super().add_param_group(param_group)
+            return
+        given = param_group["params"]
+        given = [given] if isinstance(given, Tensor) else list(given)
+        number = len(self.spec.groups)
+        pairs = [pair if isinstance(pair, tuple) else (f"added.{number}.{i}", pair) for i, pair in enumerate(given)]
+        named = [Named(clean_name(name), parameter) for name, parameter in pairs]
+        fields = {key: value for key, value in param_group.items() if key not in _OWN}
+        group = validated(Group, {"name": param_group.get("name", ""), "match": [n.name for n in named], **fields})
+        for item in named:
+            check_parameter(item.name, item.parameter)
+            if id(item.parameter) in self._place or item.name in {route.named.name for route in self.routing}:
+                raise RoutingError(f"parameter '{item.name}' is optimized already: leave it out")
+        routes = [Route(item, number, layout(group, item)) for item in named]
+        spec = validated(Spec, {**dict(self.spec), "groups": (*self.spec.groups, group)})
+        routing = Routing([*self.routing, *routes])
+        routing.spec, routing.frozen = spec, self.routing.frozen
+        self.spec, self.routing = spec, routing
+        super().add_param_group(_param_group(group, routes))
+        self._stack(len(self.param_groups) - 1, group, routes)
+        self._restart_rows()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resume needs, by parameter name: state, groups, step, seed, workers, and the spec itself.
+
+        Tensors are copies; the whole is plain data that ``torch.load(weights_only=True)`` reads.
+        """
+        for pre in self._optimizer_state_dict_pre_hooks.values():
+            pre(self)
+        state: dict[str, Any] = export_state(self)
+        for post in self._optimizer_state_dict_post_hooks.values():
+            state = post(self, state) or state
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Resume. Parameters are found by name, so their order does not matter; state keeps its own dtype.
+
+        Raises:
+            StateError: the state is of another optimizer, with all that differs; nothing is written then.
+        """
+        state = dict(state_dict)
+        for pre in self._optimizer_load_state_dict_pre_hooks.values():
+            state = pre(self, state) or state
+        import_state(self, state)
+        self._seen.clear()
+        for post in self._optimizer_load_state_dict_post_hooks.values():
+            post(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and deepcopy: the parameters, and plain data to build the rest anew."""
+        return {"routing": list(self.routing), "spec": self.spec, "frozen": self.routing.frozen, "transport": self.transport,
+                "buffers": self._buffers, "state": export_state(self)}  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build anew around the same (or copied) parameters."""
+        if "routing" not in state:  # torch's own constructor path
+            super().__setstate__(state)
+            return
+        routing = Routing(state["routing"])
+        routing.spec, routing.frozen = state["spec"], state["frozen"]
+        self._setup(routing, state["transport"], state["state"]["signa"]["seed"], state["buffers"])
+        self.load_state_dict(state["state"])
+
+
+def _param_group(group: Group, routes: list[Route]) -> dict[str, Any]:
+    names = [route.named.name for route in routes]
+    group_name = group.name or "+".join(group.match) or "group"
+    return {"params": [route.named.parameter for route in routes], "name": group_name, "lr": group.lr,
+            "weight_decay": group.weight_decay, "signa_names": names}  # fmt: skip
+
+
+def _buffers(model: Model) -> Buffers:
+    if not isinstance(model, nn.Module):
+        return []
+    return [(module, name) for module in model.modules() for name in dict(module.named_buffers(recurse=False))]
+
+
+def build(
+    spec: str | Path | Method | Mapping[str, Any] | Spec,
+    model: Model,
+    *,
+    lr: float | None = None,
+    transport: Transport | None = None,
+    seed: int = 0,
+    plugins: Iterable[str | Path] = (),
+) -> SignA:
+    """An optimizer for a model, from a preset's name, a Method, a spec file, a mapping or a Spec.
+
+    A preset's name (or a Method) routes nn.Embedding weights, tied weights and ``*embed*``, ``*head*``, ``*classifier*``
+    to AdamW (3e-4, no decay), everything else with two axes or more to the preset, and the rest to AdamW.
+
+    Args:
+        lr: the preset's learning rate; only with a name or a Method (a spec has its own).
+        transport: ``Loopback(N)`` simulates N workers here; none is one worker.
+        seed: of the coins.
+        plugins: files of components that the spec may use; naming one runs it.
+
+    Raises:
+        SpecError, RoutingError, UnsupportedParameter: with what to write instead.
+
+    >>> opt = build("signmuon", nn.Linear(4, 2), lr=0.02)
+    >>> opt.bits()
+    Bits(up=7.2, down=7.2, round_trip=4.444444444444445)
+    """
+    plugins = list(plugins)
+    if lr is not None:
+        named = isinstance(spec, Method) or (isinstance(spec, str) and not Path(spec).suffix)
+        if not named:
+            because = "a spec gives every group its own learning rate"
+            raise SpecError(
+                [Problem("lr does not go with a spec", because=because, instead="set groups.N.lr in the spec")]
+            )
+        try:
+            float(lr)
+        except (TypeError, ValueError) as error:
+            raise Fault(f"lr is no number: {lr!r}") from error
+        Spec.load({"groups": [{"match": "*", "method": "adamw", "lr": 1.0}]}, plugins=plugins)
+        spec = for_preset(spec, float(lr))  # type: ignore[arg-type]
+    return SignA(model, Spec.load(spec, plugins=plugins), transport=transport, seed=seed)

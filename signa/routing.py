@@ -1,0 +1,274 @@
+"""Which parameter goes to which group, and how it becomes matrices."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+from einops import EinopsError, rearrange
+from torch import Tensor, nn
+
+from .errors import RoutingError, UnsupportedParameter
+from .rule import closest
+from .spec import Group, Spec
+
+_PREFIXES = ("_orig_mod.", "module.")
+_COMPARE = {
+    "==": operator.eq,
+    "": operator.eq,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A parameter, the name it is known by, and what routing may ask about it."""
+
+    name: str
+    parameter: nn.Parameter | Tensor
+    module: str = ""
+    tied: bool = False
+
+
+def clean_name(name: str) -> str:
+    """A parameter's name without what torch.compile and DDP put in front.
+
+    >>> clean_name("module._orig_mod.h.0.fc.weight")
+    'h.0.fc.weight'
+    """
+    while name.startswith(_PREFIXES):
+        name = name.split(".", 1)[1]
+    return name.replace("._orig_mod.", ".")
+
+
+def named_parameters(model: nn.Module | Iterable[tuple[str, Tensor]]) -> list[Named]:
+    """Every parameter once, tied ones under their first name."""
+    if not isinstance(model, nn.Module):
+        pairs = list(model)
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+            raise RoutingError("SignA routes by name: pass the model, or model.named_parameters()")
+        return _unique([Named(clean_name(name), parameter) for name, parameter in pairs])
+    found = []
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            found.append(Named(clean_name(f"{prefix}.{name}" if prefix else name), parameter, type(module).__name__))
+    return _unique(found)
+
+
+def _unique(found: list[Named]) -> list[Named]:
+    first: dict[int, Named] = {}
+    for named in found:
+        seen = first.get(id(named.parameter))
+        # A tied weight keeps its first name; an Embedding among its owners keeps that, since a lookup has no fan-in.
+        module = "Embedding" if seen and "Embedding" in (seen.module, named.module) else (seen or named).module
+        tied = seen is not None and seen.name != named.name or bool(seen and seen.tied)
+        first[id(named.parameter)] = Named((seen or named).name, named.parameter, module, tied)
+    names = [named.name for named in first.values()]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise RoutingError(f"two parameters are called {', '.join(sorted(twice))}: give them different names")
+    return list(first.values())
+
+
+def check_parameter(name: str, parameter: Tensor) -> None:
+    """Refuse what no method can update.
+
+    Raises:
+        UnsupportedParameter: naming the parameter, the reason and the remedy.
+    """
+    reasons = [
+        (not isinstance(parameter, Tensor), "is no tensor", "pass (name, parameter) pairs"),
+        (isinstance(parameter, Tensor) and parameter.layout != torch.strided, "is sparse", "use a dense parameter"),
+        (isinstance(parameter, Tensor) and parameter.is_complex(), "is complex", "torch.view_as_real(...)"),
+        (
+            isinstance(parameter, Tensor) and parameter.is_meta,
+            "has no storage (meta device)",
+            "model.to_empty(...) first",
+        ),
+        (
+            isinstance(parameter, Tensor) and not (parameter.is_floating_point() or parameter.is_complex()),
+            "holds no floating-point numbers",
+            "set requires_grad=False, or convert it",
+        ),
+        (
+            isinstance(parameter, Tensor) and not parameter.is_leaf,
+            "is not a leaf of the graph",
+            "pass the parameter itself",
+        ),
+    ]
+    for applies, what, instead in reasons:
+        if applies:
+            raise UnsupportedParameter(f"parameter '{name}' {what}: {instead}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a parameter of one shape becomes ``count`` matrices of m x n: einops, so the swapped pattern is the inverse.
+
+    >>> layout = Layout.of((6, 4), "(three h) i -> three h i", {"three": 3})
+    >>> layout.count, layout.m, layout.n, layout.matrices(torch.zeros(5, 6, 4), lead=1).shape
+    (3, 2, 4, torch.Size([5, 3, 2, 4]))
+    """
+
+    shape: tuple[int, ...]
+    pattern: str
+    batch: tuple[int, ...]
+    m: int
+    n: int
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], pattern: str = "", sizes: dict[str, int] | None = None) -> Layout:
+        """The layout of a parameter's shape; the default flattens all axes but the first (a conv is [out, in kh kw]).
+
+        Raises:
+            RoutingError: the pattern does not fit the shape.
+        """
+        if not pattern:
+            axes = [f"a{i}" for i in range(len(shape))]
+            pattern = f"{' '.join(axes)} -> {' '.join(axes[:1]) or '1'} ({' '.join(axes[1:])})"
+            m, n = (shape[0], prod(shape[1:])) if shape else (1, 1)
+            return cls(tuple(shape), pattern, (), m, n)
+        try:
+            out = rearrange(torch.empty(shape, device="meta"), pattern, **(sizes or {}))
+        except EinopsError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise RoutingError(
+                f"matrix: '{pattern}' does not fit a parameter of shape {tuple(shape)}: {reason}"
+            ) from None
+        if out.ndim < 2:
+            raise RoutingError(
+                f"matrix: '{pattern}' leaves {out.ndim} axes of shape {tuple(shape)}: a matrix needs two"
+            )
+        *batch, m, n = out.shape
+        left = pattern.split("->")[0]
+        kept = tuple((name, size) for name, size in (sizes or {}).items() if re.search(rf"\b{name}\b", left))
+        return cls(tuple(shape), pattern, tuple(batch), m, n, kept)
+
+    @property
+    def count(self) -> int:
+        """How many matrices the parameter is."""
+        return prod(self.batch)
+
+    def matrices(self, x: Tensor, lead: int = 0) -> Tensor:
+        """(*lead, *shape) to (*lead, count, m, n)."""
+        left, right = self.pattern.split("->")
+        out = rearrange(x, f"... {left} -> ... {right}", **dict(self.sizes))
+        return out.reshape(*x.shape[:lead], self.count, self.m, self.n)
+
+    def parameter(self, x: Tensor, lead: int = 0) -> Tensor:
+        """(*lead, count, m, n) to (*lead, *shape), the inverse; a view where the pattern allows one."""
+        left, right = self.pattern.split("->")
+        x = x.reshape(*x.shape[:lead], *self.batch, self.m, self.n)
+        return rearrange(x, f"... {right} -> ... {left}", **self._lengths)
+
+    @property
+    def _lengths(self) -> dict[str, int]:
+        """Every named axis' length, so that the swapped pattern can split what the pattern joined."""
+        left = self.pattern.split("->")[0]
+        given, lengths = dict(self.sizes), {}
+        for token, size in zip(re.findall(r"\([^)]*\)|\S+", left), self.shape, strict=True):
+            names = token.strip("()").split()
+            rest = size // max(1, prod(given.get(name, 1) for name in names))
+            lengths.update({name: given.get(name, rest) for name in names if not name.isdecimal()})
+        return lengths
+
+
+@dataclass(frozen=True)
+class Route:
+    """One parameter and where it goes."""
+
+    named: Named
+    group: int
+    layout: Layout
+
+
+class Routing(tuple[Route, ...]):
+    """The table of what goes where; prints as one."""
+
+    spec: Spec
+    frozen: tuple[str, ...]
+
+    @classmethod
+    def of(cls, spec: Spec, model: nn.Module | Iterable[tuple[str, Tensor]]) -> Routing:
+        """Route every parameter that requires a gradient; frozen ones are listed and left alone.
+
+        Raises:
+            RoutingError: nothing takes a parameter, a group that is not optional takes nothing, a pattern does not fit.
+            UnsupportedParameter: a sparse, complex, integer or meta parameter.
+        """
+        routes, frozen = [], []
+        named = named_parameters(model)
+        for item in named:
+            if isinstance(item.parameter, Tensor) and not item.parameter.requires_grad:
+                frozen.append(item.name)
+                continue
+            check_parameter(item.name, item.parameter)
+            index = next((i for i, group in enumerate(spec.groups) if takes(group, item)), None)
+            if index is None:
+                raise RoutingError(
+                    f"no group takes parameter '{item.name}' (shape {tuple(item.parameter.shape)}): "
+                    "end the groups with {match: ['*'], method: adamw, lr: 3.0e-4}"
+                )
+            routes.append(Route(item, index, layout(spec.groups[index], item)))
+        for index, group in enumerate(spec.groups):
+            if not group.optional and all(route.group != index for route in routes):
+                raise RoutingError(_nothing(index, group, named, routes))
+        if not routes:
+            raise RoutingError("there is nothing to optimize: no parameter requires a gradient")
+        table = cls(routes)
+        table.spec, table.frozen = spec, tuple(frozen)
+        return table
+
+    def __str__(self) -> str:
+        """Name, shape, matrices, group and method of every parameter."""
+        rows = [("parameter", "shape", "matrices", "group", "method")]
+        for route in self:
+            group = self.spec.groups[route.group]
+            shape = "x".join(map(str, route.layout.shape)) or "scalar"
+            matrices = f"{route.layout.count} of {route.layout.m}x{route.layout.n}"
+            rows.append((route.named.name, shape, matrices, group.name or str(route.group), str(group.method)))
+        rows += [(name, "", "", "-", "frozen: not optimized") for name in self.frozen]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
+        )
+
+
+def takes(group: Group, item: Named) -> bool:
+    """Whether a group's conditions hold for a parameter."""
+    sign, number = re.fullmatch(r"([<>=]*)(\d+)", group.ndim or ">=0").groups()  # type: ignore[union-attr]
+    return (
+        (not group.match or any(fnmatchcase(item.name, pattern) for pattern in group.match))
+        and _COMPARE[sign](item.parameter.ndim, int(number))
+        and (not group.module or item.module in group.module)
+        and (group.tied is None or group.tied == item.tied)
+    )
+
+
+def layout(group: Group, item: Named) -> Layout:
+    """The matrix layout of a parameter in its group; errors name both."""
+    try:
+        return Layout.of(tuple(item.parameter.shape), group.matrix, group.sizes)
+    except RoutingError as error:
+        raise RoutingError(f"parameter '{item.name}': {error}") from None
+
+
+def _nothing(index: int, group: Group, named: list[Named], routes: list[Route]) -> str:
+    label = f"group {group.name or index}"
+    eligible = [item for item in named if item.parameter.requires_grad and takes(group, item)]
+    if eligible:
+        earlier = next(route.group for route in routes if route.named is eligible[0])
+        return (
+            f"{label} takes no parameter: group {earlier} comes first and takes '{eligible[0].name}': "
+            "put the narrower group in front, or set 'optional: true'"
+        )
+    near = closest(group.match[0].strip("*"), [item.name for item in named]) if group.match else ""
+    return f"{label} takes no parameter: {near or 'its conditions fit none'}; correct them, or set 'optional: true'"

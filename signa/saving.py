@@ -1,0 +1,116 @@
+"""The optimizer's state as plain data, and back, by parameter name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .errors import StateError
+from .rule import closest
+
+if TYPE_CHECKING:
+    from .optim import SignA
+
+FORMAT = 1
+_KEEP = ("params", "signa_names")
+
+
+def export_state(opt: SignA) -> dict[str, Any]:
+    """Header, per-parameter tensors (cloned: a view would drag its whole stack along), and the groups' scalars."""
+    from . import __version__
+
+    orthogonalisers = {
+        str(index): stage.model_dump()
+        for index, group in enumerate(opt.spec.groups)
+        for part in ("worker", "server", "replica")
+        for _, stage in group.method.stages(part)
+        if stage.kind == "spectral"
+    }
+    header = {
+        "format": FORMAT,
+        "version": __version__,
+        "spec": json.loads(opt.spec.canonical()),
+        "spec_id": opt.spec.id,
+        "orthogonalisers": orthogonalisers,
+        "seed": opt.seed,
+        "step": opt.steps,
+        "workers": opt.transport.workers,
+    }
+    state = {
+        route.named.name: {address: view.clone() for address, view in opt.state[route.named.parameter].items()}
+        for route in opt.routing
+    }
+    groups = [
+        {key: _plain(value) for key, value in group.items() if key not in _KEEP}
+        | {"params": list(group["signa_names"])}
+        for group in opt.param_groups
+    ]
+    return {"signa": header, "state": state, "param_groups": groups}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def import_state(opt: SignA, data: Mapping[str, Any]) -> None:
+    """Check everything, then write everything."""
+    problems = list(_differences(opt, data))
+    if problems:
+        raise StateError("this state does not fit the optimizer:\n  " + "\n  ".join(problems))
+    header = data["signa"]
+    opt.steps, opt.seed = header["step"], header["seed"]
+    for route in opt.routing:
+        for address, view in opt.state[route.named.parameter].items():
+            view.copy_(data["state"][route.named.name][address])
+    for group, saved in zip(opt.param_groups, data["param_groups"], strict=True):
+        group.update({key: value for key, value in saved.items() if key not in _KEEP})
+
+
+def _differences(opt: SignA, data: Mapping[str, Any]) -> list[str]:
+    header = data.get("signa")
+    if not isinstance(header, Mapping):
+        return ["it was not written by SignA (no 'signa' header)"]
+    if header.get("format") != FORMAT:
+        return [f"its format is {header.get('format')}, this version reads {FORMAT}"]
+    found = []
+    if header["workers"] != opt.transport.workers:
+        found.append(f"workers: {header['workers']} there, {opt.transport.workers} here")
+    found += _spec_differences(header["spec"]["groups"], json.loads(opt.spec.canonical())["groups"], "groups")
+    saved, own = data["state"], {route.named.name: route.named.parameter for route in opt.routing}
+    for name in sorted(set(saved) - set(own)):
+        found.append(f"'{name}' is there and not here: {closest(name, list(own))}")
+    for name in sorted(set(own) - set(saved)):
+        found.append(f"'{name}' is here and not there")
+    for name in sorted(set(own) & set(saved)):
+        for address, view in opt.state[own[name]].items():
+            value = saved[name].get(address)
+            if not isinstance(value, Tensor) or value.shape != view.shape:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else "nothing"
+                found.append(f"'{name}' {address}: {shape} there, {tuple(view.shape)} here")
+    groups = [group["params"] for group in data["param_groups"]]
+    if len(groups) != len(opt.param_groups) or any(
+        set(there) != set(here["signa_names"]) for there, here in zip(groups, opt.param_groups, strict=False)
+    ):
+        found.append("the parameters are grouped otherwise")
+    return found
+
+
+#: What may differ between the spec that wrote a state and the one that reads it: it is in the state's own groups.
+_FREE = ("lr", "weight_decay", "name", "match", "module", "ndim", "tied", "optional")
+
+
+def _spec_differences(there: Any, here: Any, address: str) -> list[str]:
+    """Addresses of everything that makes another trajectory: the methods, scalings and layouts."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [key for key in {**there, **here} if key not in _FREE]
+        return [line for key in keys for line in _spec_differences(there.get(key), here.get(key), f"{address}.{key}")]
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = enumerate(zip(there, here, strict=True))
+        return [line for index, (a, b) in pairs for line in _spec_differences(a, b, f"{address}.{index}")]
+    return [] if there == here else [f"{address}: {there!r} there, {here!r} here"]
+
+
+__all__ = ["FORMAT", "export_state", "import_state"]

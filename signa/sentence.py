@@ -1,0 +1,247 @@
+"""The sentence: a Method is worker, up, aggregate, server, down, replica; everything else about it is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from .address import label_stages, set_address
+from .aggregators import Aggregator, Mean, aggregators
+from .channel import Channel
+from .errors import Fault
+from .rule import Frozen, plain
+from .scaling import Scaling
+from .signal import BITS, Signal
+from .stage import Stage, stages
+from .stages import Step
+
+
+class Hop(NamedTuple):
+    """One place on the path, the Signal there, and the logical bits per entry it would cost to send it."""
+
+    address: str
+    signal: Signal
+
+    def __str__(self) -> str:
+        """Address and Signal."""
+        return f"{self.address:<22} {self.signal}"
+
+
+class MethodBits(NamedTuple):
+    """Logical bits per entry, scales included: sent by one worker, and received by it."""
+
+    up: float
+    down: float
+
+
+def _words(value: Any) -> Any:
+    """``momentum spectral`` is the list of its words; one stage is a list of one."""
+    if isinstance(value, str):
+        return tuple(value.split())
+    return (value,) if isinstance(value, Stage | Mapping) else value
+
+
+Stages = Annotated[tuple[Annotated[Stage, stages], ...], BeforeValidator(_words)]
+
+#: The six parts of the sentence, in the order in which a gradient passes them.
+PARTS = ("worker", "up", "aggregate", "server", "down", "replica")
+
+
+class Method(Frozen):
+    """A distributed optimizer for one group of matrices.
+
+    Args:
+        worker: stages every worker applies to its gradient.
+        up: the channel from a worker to the server.
+        aggregate: how the workers' messages become one.
+        server: stages of the server, a role that any process may play.
+        down: the channel back.
+        replica: stages every replica applies to what it receives.
+
+    Exactly one stage of ``server`` and ``replica`` is ``step``. What a part puts out is derived (:meth:`trace`), and a
+    part that cannot read what it gets is refused.
+
+    >>> print(Method(worker="momentum spectral", up="sign", aggregate="majority_vote"))
+    momentum spectral | sign | majority_vote |  | identity | step
+    """
+
+    worker: Stages = ()
+    up: Channel = Channel()
+    aggregate: Annotated[Aggregator, aggregators] = Mean()
+    server: Stages = ()
+    down: Channel = Channel()
+    replica: Stages = Field(default_factory=lambda data: () if _has_step(data) else (Step(),))
+
+    @model_validator(mode="after")
+    def _composes(self) -> Method:
+        steps = [place for place, stage in self._placed() if isinstance(stage, Step)]
+        if len(steps) != 1:
+            raise Fault(
+                f"a method has exactly one 'step' in server and replica, this one has {len(steps)}",
+                because="the step is where directions become a model",
+                instead="put one 'step' at the end of 'replica' (or of 'server', with down: ef21(...))",
+                at=("replica",) if not steps else (steps[-1][0],),
+            )
+        if self.coupled and steps[0][0] == "server":
+            raise Fault(
+                "coupled decay ('decay' in worker) cannot be used when 'step' stands on the server",
+                because="a worker does not see the server's exact model X",
+                instead="drop 'decay': the step applies the group's weight_decay (decoupled)",
+                at=("worker", [stage.kind for stage in self.worker].index("decay")),
+            )
+        self._hops  # noqa: B018  (folding the Signals is the check)
+        return self
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the group's weight decay belongs to the worker's ``decay`` stage (else to the step)."""
+        return any(stage.kind == "decay" for stage in self.worker)
+
+    def _placed(self) -> Iterator[tuple[tuple[str, int], Stage]]:
+        for part in ("worker", "server", "replica"):
+            for index, stage in enumerate(getattr(self, part)):
+                yield (part, index), stage
+
+    @cached_property
+    def _hops(self) -> tuple[Hop, ...]:
+        s = Signal()
+        hops = [Hop("gradient", s)]
+        for part in PARTS:
+            if part in ("worker", "server", "replica"):
+                for index, (address, stage) in enumerate(self.stages(part)):
+                    s = _through(stage, s, part, index)
+                    hops.append(Hop(address, s))
+            elif part == "up":
+                sent, s = s, _blame(("up",), lambda s=s: self.up.message(s))
+                hops.append(Hop("up", s))
+            elif part == "aggregate":
+                s = self.up.feedback.signal(sent, _blame(("aggregate",), lambda s=s: self.aggregate.signal(s)))
+                hops.append(Hop("aggregate", s))
+            else:
+                s = self.down.feedback.signal(s, _blame(("down",), lambda s=s: self.down.message(s)))
+                hops.append(Hop("down", s))
+        return tuple(hops)
+
+    def stages(self, part: str) -> list[tuple[str, Stage]]:
+        """The stages of worker, server or replica with their addresses (``worker.momentum``)."""
+        own = getattr(self, part)
+        return [
+            (f"{part}.{label}", stage) for label, stage in zip(label_stages([s.kind for s in own]), own, strict=True)
+        ]
+
+    def trace(self) -> tuple[Hop, ...]:
+        """The Signal after every hop, from the gradient to the model.
+
+        >>> for hop in Method(worker="momentum spectral", up="sign", aggregate="majority_vote").trace(): print(hop)
+        gradient               gradient | dense | norm free
+        worker.momentum        gradient | dense | norm free
+        worker.spectral        direction | dense | norm sqrt(min(m, n))
+        up                     direction | sign | norm sqrt(m n)
+        aggregate              direction | sign | norm sqrt(m n)
+        down                   direction | sign | norm sqrt(m n)
+        replica.step           model | dense | norm free
+        """
+        return self._hops
+
+    def before(self, address: str) -> Signal:
+        """The Signal that arrives at a hop."""
+        addresses = [hop.address for hop in self._hops]
+        return self._hops[addresses.index(address) - 1].signal
+
+    @property
+    def integrand(self) -> Signal:
+        """The Signal that ``step`` integrates; the layers' multipliers come from it."""
+        return next(
+            self.before(address)
+            for part in ("server", "replica")
+            for address, stage in self.stages(part)
+            if isinstance(stage, Step)
+        )
+
+    def multiplier(self, scaling: Scaling, m: int, n: int) -> float:
+        """lam(m, n), which the step multiplies the learning rate by."""
+        return scaling(self.integrand, m, n)
+
+    def bits(self, m: int, n: int) -> MethodBits:
+        """Logical bits per entry of an m x n matrix, up and down, scales included.
+
+        >>> Method(worker="momentum", up="ef21(scaled_sign)").bits(8, 8)
+        MethodBits(up=1.5, down=32.0)
+        """
+        return MethodBits(self.up.bits(self.before("up"), m, n), self.down.bits(self.before("down"), m, n))
+
+    def bits_at(self, address: str, m: int, n: int) -> float:
+        """What one entry costs to send at a hop, scales included (for the printed trace)."""
+        if address in ("up", "down"):
+            return float(getattr(self.bits(m, n), address))
+        return BITS.get(dict(self._hops)[address].alphabet, BITS["dense"])
+
+    def advice(self, workers: int = 1) -> list[str]:
+        """What papers and measurements say against this method, if anything."""
+        found = []
+        if self.up.feedback.kind == "ef21" and self.before("up").role == "direction":
+            found.append(
+                "'up' runs ef21 on an LMO's output, which can diverge for every step size "
+                "(EF21-SignMuon, Theorem 4): put the LMO on the server"
+            )
+        if self.up.feedback.kind == "ef14" and self.up.compressor.contraction(64, 64) is None:
+            found.append(
+                f"ef14({self.up.compressor}) keeps an error that never shrinks with the signal: use ef14(scaled_sign)"
+            )
+        if self.aggregate.kind == "majority_vote" and workers > 1 and workers % 2 == 0:
+            found.append(
+                f"an even number of voters ({workers}) ties often (37.5 % of random votes at 4): prefer an odd one"
+            )
+        return found
+
+    def replace(self, changes: Mapping[str, Any]) -> Method:
+        """A validated copy with other values at some addresses.
+
+        >>> print(Method(worker="momentum").replace({"worker.momentum.beta": 0.9, "up": "sign"}))
+        momentum(beta=0.9) | sign | mean |  | identity | step
+
+        Raises:
+            SpecError: an address that leads nowhere, or a value that does not fit.
+        """
+        from .reading import validated
+
+        tree = plain(self, resolved=False)
+        for address, value in changes.items():
+            set_address(tree, address, value)
+        return validated(Method, tree)
+
+    def __str__(self) -> str:
+        """The sentence in one line."""
+        parts = (" ".join(map(str, part)) if isinstance(part, tuple) else str(part) for _, part in self)
+        return " | ".join(parts)
+
+
+def _has_step(data: Mapping[str, Any]) -> bool:
+    return any(isinstance(stage, Step) for stage in data.get("server", ()))
+
+
+def _through(stage: Stage, s: Signal, part: str, index: int) -> Signal:
+    """One stage's rule, with the general ones in front."""
+    if part not in stage.places:
+        places = " or ".join(stage.places)
+        raise Fault(f"'{stage.kind}' cannot stand in '{part}'", instead=f"move it to {places}", at=(part, index))
+    if s.role not in stage.takes:
+        raise Fault(
+            f"'{stage.kind}' takes a {' or '.join(stage.takes)}, but gets a {s.role}",
+            because="stages behind 'step' receive the model" if s.role == "model" else "",
+            instead=f"move '{stage.kind}' in front of " + ("'step'" if s.role == "model" else "the stage before it"),
+            at=(part, index),
+        )
+    return _blame((part, index), lambda: stage.signal(s))
+
+
+def _blame(at: tuple[str | int, ...], rule: Any) -> Signal:
+    """A Signal rule whose objection gets its address."""
+    try:
+        signal: Signal = rule()
+    except Fault as fault:
+        raise Fault(fault.what, because=fault.because, instead=fault.instead, at=at) from None
+    return signal

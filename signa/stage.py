@@ -1,0 +1,80 @@
+"""The word every path is made of: a Stage maps one matrix signal to the next."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .coins import Coins
+from .rule import Registry, Rule
+from .signal import Role, Signal
+
+State = dict[str, Tensor]
+"""What a stage or a feedback remembers: named tensors with the signal's leading axes, updated in place."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a component may know besides its input and its own state.
+
+    Args:
+        lr: the group's scheduled learning rate.
+        scale: the layer's multiplier lam(m, n) of the learning rate.
+        weight_decay: the group's decay, for the one place that applies it.
+        parameter: the model's matrices (same shape as the signal) where coupled decay needs them, else None; read only.
+        coin: where coins come from; one row per leading index.
+    """
+
+    lr: float = 0.0
+    scale: float = 1.0
+    weight_decay: float = 0.0
+    parameter: Tensor | None = None
+    coin: Coins = field(default_factory=Coins)
+
+    def coins(self, like: Tensor) -> Tensor:
+        """+-1 for every entry; a function of seed, step, parameter, actor and entry alone."""
+        return self.coin.toss(like)
+
+    def fair_sign(self, x: Tensor) -> Tensor:
+        """``sign(x)`` with a coin for every exact zero; a matrix that is zero throughout stays zero (no opinion).
+
+        On a CPU the coins are tossed only where a zero exists; the result is the same.
+        """
+        sign = torch.sign(x)
+        if x.device.type == "cpu" and bool(sign.all()):
+            return sign
+        opinion = sign.ne(0).flatten(-2).any(-1)[..., None, None]
+        return torch.where(sign.eq(0) & opinion, self.coins(x), sign)
+
+
+class Stage(Rule):
+    """A map of matrices (..., m, n) to matrices of that shape.
+
+    Laws: ``x`` is borrowed (never written), state is owned (written in place), leading axes are batch, nothing global
+    is read.
+    """
+
+    places: ClassVar[tuple[str, ...]] = ("worker", "server", "replica")
+    takes: ClassVar[tuple[Role, ...]] = ("gradient", "direction")
+
+    def init(self, x0: Tensor) -> State:
+        """The state for a signal that starts at ``x0`` (..., m, n)."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, x: Tensor, state: State, ctx: Context) -> Tensor:
+        """The next signal."""
+
+    @abstractmethod
+    def signal(self, s: Signal) -> Signal:
+        """What this stage does to the nominal description of its input."""
+
+
+stages: Registry[Stage] = Registry("stage", Stage)
+
+Compress = Callable[[Tensor, Context], Tensor]

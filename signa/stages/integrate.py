@@ -1,0 +1,72 @@
+"""Where directions become a model: the step, and coupled weight decay."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ..signal import Signal
+from ..stage import Context, Stage, State, stages
+
+
+@stages.register
+class Step(Stage):
+    """The integrator ``X <- (1 - lr wd) X - lr lam d``; puts X out.
+
+    In ``replica`` (behind DOWN) X is the parameter itself and DOWN carries a direction. In ``server`` (before DOWN) X
+    is the server's exact model and DOWN carries a model; with ``down: ef21(...)`` that is EF21-P. Weight decay is
+    never multiplied by lam.
+
+    Shapes: (..., m, n). State: x, bound to the parameter (replica) or owned (server).
+
+    Args:
+        decay: ``decoupled``, or ``cautious``: only entries with d x > 0 decay.
+
+    Source: arXiv 1711.05101 (decoupled decay); arXiv 2510.12402, Algorithm 1 (cautious decay).
+    """
+
+    kind: Literal["step"] = "step"
+    places: ClassVar[tuple[str, ...]] = ("server", "replica")
+    decay: Literal["decoupled", "cautious"] = "decoupled"
+
+    def init(self, x0: Tensor) -> State:
+        """X = X_0."""
+        return {"x": x0.clone()}
+
+    def __call__(self, x: Tensor, state: State, ctx: Context) -> Tensor:
+        """The next model."""
+        model, shrink = state["x"], ctx.lr * ctx.weight_decay
+        if shrink and self.decay == "cautious":
+            model.mul_(1 - shrink * (x * model > 0).to(model.dtype))
+        elif shrink:
+            model.mul_(1 - shrink)
+        return model.add_(x, alpha=-ctx.lr * ctx.scale)
+
+    def signal(self, s: Signal) -> Signal:
+        """The model."""
+        return Signal("model")
+
+
+@stages.register
+class Decay(Stage):
+    """Coupled weight decay, ``g + wd X``, with the group's weight decay (which the step then leaves alone).
+
+    Shapes: (..., m, n). Source: the L2 penalty's gradient; arXiv 1711.05101 says why it differs from decoupled decay.
+
+    >>> import torch
+    >>> Decay()(torch.ones(1, 1), {}, Context(weight_decay=0.5, parameter=torch.full((1, 1), 4.0)))
+    tensor([[3.]])
+    """
+
+    kind: Literal["decay"] = "decay"
+    places: ClassVar[tuple[str, ...]] = ("worker",)
+    takes = ("gradient",)
+
+    def __call__(self, x: Tensor, state: State, ctx: Context) -> Tensor:
+        """The gradient of the penalised loss."""
+        return x if ctx.parameter is None else x + ctx.weight_decay * ctx.parameter
+
+    def signal(self, s: Signal) -> Signal:
+        """A gradient still."""
+        return Signal()

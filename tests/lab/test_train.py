@@ -1,0 +1,190 @@
+"""`signa train`: the whole path from the command line to the run folder, on runs of a few steps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from signa import cli
+from signa.errors import SpecError
+from signa.lab import records
+from signa.lab.records import RunFolder, read_metrics
+from signa.lab.settings import Cosine, Linear, Wsd, read_settings
+from signa.lab.tasks import read_shakespeare
+
+ROOT = Path(__file__).parents[2]
+TINY = ["train.task.layers=1", "train.task.heads=2", "train.task.width=32", "train.task.context=16", "train.batch=4", "train.eval_every=4",
+        "train.log_every=2"]  # fmt: skip
+
+
+def signa(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Run the command line in this process; its exit status."""
+    monkeypatch.setattr(sys, "argv", ["signa", *words])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def tiny(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> int:
+    """Run `train` at the smallest size."""
+    settings = [part for item in TINY for part in ("--set", item)]
+    return signa(monkeypatch, "train", "--device", "cpu", "--out", str(out), *settings, *words)
+
+
+def losses(folder: Path) -> list[dict[str, Any]]:
+    """The metrics without the clock."""
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_a_run_writes_its_folder_and_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny(monkeypatch, tmp_path, "--steps", "30", "--workers", "3") == 0
+    folder = tmp_path / "shakespeare"
+    assert {p.name for p in folder.iterdir()} >= {
+        "spec.yaml", "environment.json", "metrics.jsonl", "summary.json", "sample.txt", "loss.png", "loss.svg",
+    }  # fmt: skip
+    metrics = losses(folder)
+    train = [r["train_loss"] for r in metrics if "train_loss" in r]
+    val = [r for r in metrics if "val_loss" in r]
+    assert train[-1] < train[0] - 0.3
+    assert [r["step"] for r in val] == [4, 8, 12, 16, 20, 24, 28, 30]
+    assert metrics[0] == {"step": 2, "tokens": 2 * 3 * 4 * 16, "train_loss": train[0]}
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["val_loss"] == val[-1]["val_loss"] and summary["workers"] == 3
+    assert 1.0 <= summary["bits_up"] < 32.0 and summary["round_trip"] > 1.0
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["command"][:2] == ["signa", "train"] and environment["torch"]
+    said = capsys.readouterr().out
+    assert f"validation loss     {summary['val_loss']:.4f}" in said and "times less, round trip" in said
+
+
+def test_the_written_spec_repeats_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert tiny(monkeypatch, tmp_path, "--steps", "6", "--name", "first") == 0
+    written = tmp_path / "first" / "spec.yaml"
+    assert "auto" not in written.read_text()  # device and precision are resolved
+    assert signa(monkeypatch, "train", str(written), "--out", str(tmp_path), "--name", "second") == 0
+    assert losses(tmp_path / "second") == losses(tmp_path / "first")
+    assert (tmp_path / "second" / "spec.yaml").read_text() == written.read_text()
+    assert (tmp_path / "second" / "sample.txt").read_text() == (tmp_path / "first" / "sample.txt").read_text()
+
+
+def test_a_run_depends_on_its_seed_and_never_writes_into_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for seed in "0", "0", "1":
+        assert tiny(monkeypatch, tmp_path, "--steps", "4", "--seed", seed) == 0
+    first, second, other = (losses(tmp_path / f"shakespeare{n}") for n in ("", "-2", "-3"))
+    assert first == second != other
+
+
+def test_compare_draws_the_methods_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny(monkeypatch, tmp_path, "--steps", "4", "--compare", "signmuon,muon,signsgd=0.01,adamw") == 0
+    folder = tmp_path / "shakespeare-compare"
+    names = {"signmuon", "muon", "signsgd", "adamw"}
+    assert {p.name for p in folder.iterdir()} == names | {"compare.md", "loss.png", "loss.svg"}
+    table = (folder / "compare.md").read_text()
+    assert all(f"| {name} |" in table for name in names) and table in capsys.readouterr().out
+    last = {name: losses(folder / name)[-1]["val_loss"] for name in names}
+    assert len(set(last.values())) == len(names)  # each arm ran its own method
+    bits = {name: json.loads((folder / name / "summary.json").read_text())["bits_up"] for name in names}
+    assert bits["signmuon"] == bits["signsgd"] < bits["muon"] == bits["adamw"] == 32.0
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/x", "..", "a/b", ".hidden", "", "x" * 101, "a\nb"])
+def test_a_run_name_cannot_leave_the_run_directory(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SpecError, match="is not a run name"):
+        RunFolder(tmp_path / "runs", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_goes_to_stderr_and_exits_with_2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny(monkeypatch, tmp_path, "--name", "../x") == 2
+    assert "'../x' is not a run name" in capsys.readouterr().err
+    assert tiny(monkeypatch, tmp_path, "--set", "train.step=3") == 2
+    assert "did you mean 'steps'?" in capsys.readouterr().err
+    assert tiny(monkeypatch, tmp_path, "--compare", "lion") == 2
+    assert "no learning rate is known for it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    with RunFolder(tmp_path, "run") as folder:
+        folder.metric({"step": 1})
+    assert folder.path.name == "run-2" and not (tmp_path / "elsewhere").exists()
+
+
+def test_a_cut_line_is_left_out_and_infinity_is_null(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "run") as folder:
+        folder.metric({"step": 1, "val_loss": float("inf")})
+        path = folder.path / "metrics.jsonl"
+        path.write_bytes(path.read_bytes() + b'{"step": 2, "va')
+    assert read_metrics(path) == [{"step": 1, "val_loss": None}]
+
+
+def test_a_kill_leaves_whole_lines(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from signa.lab.records import RunFolder\n"
+        "folder = RunFolder(Path(sys.argv[1]), 'run')\n"
+        "for step in range(1000): folder.metric({'step': step}); step == 500 and os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == [f'{{"step": {i}}}' for i in range(501)]
+
+
+def test_settings_name_every_error_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        read_settings({"worker": 3, "steps": 0, "schedule": {"kind": "cosin"}, "task": {"kind": "shakespeare", "width": 30}})
+    text = str(caught.value)
+    assert "4 problems" in text
+    assert "train.worker: unknown key 'worker'\n  instead: did you mean 'workers'?" in text
+    assert "train.steps: " in text and "did you mean 'cosine'?" in text and "write width: 32" in text
+
+
+@pytest.mark.parametrize("schedule", [Linear(warmup=0.1), Cosine(warmup=0.1), Wsd(warmup=0.1, cooldown=0.5)])
+def test_a_schedule_rises_to_one_and_ends_near_zero(schedule: Linear | Cosine | Wsd) -> None:
+    factors = [schedule.factor(i, 100) for i in range(100)]
+    assert factors[:2] == pytest.approx([0.1, 0.2]) and max(factors) == 1.0
+    assert 0.0 < factors[-1] < 0.03 and factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_the_text_is_read_from_the_named_directory_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shipped = read_shakespeare()
+    (tmp_path / "shakespeare").mkdir()
+    (tmp_path / "shakespeare" / "input.txt").write_text(shipped)
+    monkeypatch.setenv("SIGNA_DATA", str(tmp_path))
+    assert read_shakespeare() == shipped
+    (tmp_path / "shakespeare" / "input.txt").write_text(shipped + "!")
+    with pytest.raises(SpecError, match="is not tiny-shakespeare"):
+        read_shakespeare()
+
+
+def test_the_example_is_the_default() -> None:
+    shipped = ROOT / "signa" / "lab" / "data" / "shakespeare.yaml"
+    assert (ROOT / "examples" / "shakespeare.yaml").read_text() == shipped.read_text()
+
+
+def test_without_matplotlib_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert tiny(monkeypatch, tmp_path, "--steps", "2") == 0
+    assert "no loss plot: matplotlib is not installed" in capsys.readouterr().out
+    assert not (tmp_path / "shakespeare" / "loss.png").exists()
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys, signa.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_environment_names_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    import platform
+
+    import torch
+
+    assert platform.node() not in json.dumps(records.environment(["signa"], torch.device("cpu"))) or not platform.node()
