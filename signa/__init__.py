@@ -9,11 +9,11 @@ from .compressors import Compressor
 from .errors import Advice, SignaError, SpecError
 from .feedback import Feedback, feedbacks
 from .lmo import LMO, lmos
-from .sentence import Method
 from .optim import SignA, build
 from .presets import method
 from .rule import Rule
 from .scaling import Scaling, scalings
+from .sentence import Method
 from .signal import Norm, Signal
 from .spec import Group, Spec, schema
 from .stage import Context, Stage

@@ -1,8 +1,7 @@
-"""The command line. Importing it is cheap: torch, rich and the optimizer are imported by the commands that need them."""
+"""The command line. Importing it is cheap: torch, rich and the optimizer are imported by the commands they serve."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -34,30 +33,22 @@ def signa() -> None:
 
 @app.command()
 def train(
-    spec: Annotated[
-        str, typer.Argument(help="A spec file or a preset's name.", show_default="the Shakespeare run")
-    ] = "",
+    spec: Annotated[str, typer.Argument(help="A spec file or a preset's name.", show_default="tiny-shakespeare")] = "",
     assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="ADDRESS=VALUE", help="Override one entry, such as groups.1.lr=0.05."),
+        list[str] | None, typer.Option("--set", metavar="ADDRESS=VALUE", help="Override one entry: groups.1.lr=0.05.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Simulated workers (train.workers).")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps (train.steps).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the model, the batches and the coins (train.seed).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of model, batches and coins (train.seed).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (train.device).")] = None,
     out: Annotated[Path, typer.Option(help="The directory that holds the run folders.")] = Path("runs"),
     name: Annotated[str, typer.Option(help="The run folder's name.", show_default="the spec's name")] = "",
-    plugin: Annotated[
-        list[Path] | None, typer.Option(help="A Python file that registers components; may be repeated.")
-    ] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="A Python file of components; may be repeated.")] = None,
     compare: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES", help="Run several methods: signmuon,muon,signsgd=0.01 (a learning rate may follow)."
-        ),
+        str, typer.Option(metavar="NAMES", help="Run several methods: signmuon,muon,signsgd=0.01 (=learning rate).")
     ] = "",
 ) -> None:
-    """Train a model; without arguments a character GPT on tiny-shakespeare with SignMuon, five simulated workers voting."""
+    """Train a model: without arguments a character GPT by SignMuon, with five simulated workers voting."""
     flags = {"workers": workers, "steps": steps, "seed": seed, "device": device}
     changes = dict(_assignment(text) for text in assign or [])
     changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
@@ -65,10 +56,10 @@ def train(
 
     from .lab import compare as lab_compare
     from .lab import runner
-    from .spec import Spec
+    from .lab.settings import load_experiment
 
     source = spec or _default_experiment(device)
-    loaded = Spec.load(source, plugins=plugins, set=changes)
+    loaded = load_experiment(source, plugins=plugins, changes=changes)
     name = name or _stem(str(source)) + ("-compare" if compare else "")
     command = ["signa", *sys.argv[1:]]
     report, started = _reporter(), time.monotonic()
@@ -86,7 +77,7 @@ def train(
 
 
 def main() -> None:
-    """Run the command line. A refusal is printed to stderr and exits with 2, a failed run with 1, an interrupt with 130."""
+    """Run the command line. A refusal goes to stderr and exits with 2, a failed run with 1, an interrupt with 130."""
     try:
         app()
     except KeyboardInterrupt:
@@ -102,21 +93,20 @@ def main() -> None:
 
 
 def _assignment(text: str) -> tuple[str, Any]:
-    """`a.b=0.1` as ("a.b", 0.1): the value is read as JSON, and as a word where it is none."""
+    """`a.b=0.1` as ("a.b", 0.1)."""
+    from .sources import read_value
+
     address, equals, value = text.partition("=")
     if not (equals and address.strip()):
         raise typer.BadParameter(f"'{text}' is not ADDRESS=VALUE", param_hint="--set")
-    try:
-        return address.strip(), json.loads(value)
-    except ValueError:
-        return address.strip(), value.strip()
+    return address.strip(), read_value(value.strip())
 
 
 def _default_experiment(device: str | None) -> Path:
     """The shipped spec for the device: the larger model where there is a GPU."""
     from .lab.runner import default_device
 
-    gpu = (device if device not in (None, "auto") else default_device()).startswith("cuda")  # type: ignore[union-attr]
+    gpu = (default_device() if device in (None, "auto") else str(device)).startswith("cuda")
     return Path(__file__).parent / "lab" / "data" / ("shakespeare_gpu.yaml" if gpu else "shakespeare.yaml")
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from .errors import Advice, Fault, Problem, RoutingError, SpecError, UnsupportedParameter
+from .errors import Advice, Problem, RoutingError, SpecError, UnsupportedParameter
+from .plugin import load_plugins
 from .reading import validated
 from .routing import Named, Route, Routing, check_parameter, clean_name, layout
 from .rows import Buffers, Rows
@@ -283,8 +284,14 @@ class SignA(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: the parameters, and plain data to build the rest anew."""
-        return {"routing": list(self.routing), "spec": self.spec, "frozen": self.routing.frozen, "transport": self.transport,
-                "buffers": self._buffers, "state": export_state(self)}  # fmt: skip
+        return {
+            "routing": list(self.routing),
+            "spec": self.spec,
+            "frozen": self.routing.frozen,
+            "transport": self.transport,
+            "buffers": self._buffers,
+            "state": export_state(self),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build anew around the same (or copied) parameters."""
@@ -300,8 +307,13 @@ class SignA(torch.optim.Optimizer):
 def _param_group(group: Group, routes: list[Route]) -> dict[str, Any]:
     names = [route.named.name for route in routes]
     group_name = group.name or "+".join(group.match) or "group"
-    return {"params": [route.named.parameter for route in routes], "name": group_name, "lr": group.lr,
-            "weight_decay": group.weight_decay, "signa_names": names}  # fmt: skip
+    return {
+        "params": [route.named.parameter for route in routes],
+        "name": group_name,
+        "lr": group.lr,
+        "weight_decay": group.weight_decay,
+        "signa_names": names,
+    }
 
 
 def _buffers(model: Model) -> Buffers:
@@ -321,8 +333,9 @@ def build(
 ) -> SignA:
     """An optimizer for a model, from a preset's name, a Method, a spec file, a mapping or a Spec.
 
-    A preset's name (or a Method) routes nn.Embedding weights, tied weights and ``*embed*``, ``*head*``, ``*classifier*``
-    to AdamW (3e-4, no decay), everything else with two axes or more to the preset, and the rest to AdamW.
+    A preset's name (or a Method) routes nn.Embedding weights, tied weights and ``*embed*``, ``*head*``,
+    ``*classifier*`` to AdamW (3e-4, no decay), everything else with two axes or more to the preset, and the rest to
+    AdamW.
 
     Args:
         lr: the preset's learning rate; only with a name or a Method (a spec has its own).
@@ -345,10 +358,6 @@ def build(
             raise SpecError(
                 [Problem("lr does not go with a spec", because=because, instead="set groups.N.lr in the spec")]
             )
-        try:
-            float(lr)
-        except (TypeError, ValueError) as error:
-            raise Fault(f"lr is no number: {lr!r}") from error
-        Spec.load({"groups": [{"match": "*", "method": "adamw", "lr": 1.0}]}, plugins=plugins)
-        spec = for_preset(spec, float(lr))  # type: ignore[arg-type]
+        load_plugins(plugins)
+        spec = for_preset(spec, lr)  # type: ignore[arg-type]
     return SignA(model, Spec.load(spec, plugins=plugins), transport=transport, seed=seed)

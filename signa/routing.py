@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from math import prod
 
 import torch
@@ -69,7 +70,7 @@ def _unique(found: list[Named]) -> list[Named]:
         seen = first.get(id(named.parameter))
         # A tied weight keeps its first name; an Embedding among its owners keeps that, since a lookup has no fan-in.
         module = "Embedding" if seen and "Embedding" in (seen.module, named.module) else (seen or named).module
-        tied = seen is not None and seen.name != named.name or bool(seen and seen.tied)
+        tied = (seen is not None and seen.name != named.name) or bool(seen and seen.tied)
         first[id(named.parameter)] = Named((seen or named).name, named.parameter, module, tied)
     names = [named.name for named in first.values()]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -159,22 +160,26 @@ class Layout:
 
     def matrices(self, x: Tensor, lead: int = 0) -> Tensor:
         """(*lead, *shape) to (*lead, count, m, n)."""
-        left, right = self.pattern.split("->")
+        left, right = self._sides
         out = rearrange(x, f"... {left} -> ... {right}", **dict(self.sizes))
         return out.reshape(*x.shape[:lead], self.count, self.m, self.n)
 
     def parameter(self, x: Tensor, lead: int = 0) -> Tensor:
         """(*lead, count, m, n) to (*lead, *shape), the inverse; a view where the pattern allows one."""
-        left, right = self.pattern.split("->")
+        left, right = self._sides
         x = x.reshape(*x.shape[:lead], *self.batch, self.m, self.n)
         return rearrange(x, f"... {right} -> ... {left}", **self._lengths)
 
-    @property
+    @cached_property
+    def _sides(self) -> tuple[str, str]:
+        left, _, right = self.pattern.partition("->")
+        return left, right
+
+    @cached_property
     def _lengths(self) -> dict[str, int]:
         """Every named axis' length, so that the swapped pattern can split what the pattern joined."""
-        left = self.pattern.split("->")[0]
         given, lengths = dict(self.sizes), {}
-        for token, size in zip(re.findall(r"\([^)]*\)|\S+", left), self.shape, strict=True):
+        for token, size in zip(re.findall(r"\([^)]*\)|\S+", self._sides[0]), self.shape, strict=True):
             names = token.strip("()").split()
             rest = size // max(1, prod(given.get(name, 1) for name in names))
             lengths.update({name: given.get(name, rest) for name in names if not name.isdecimal()})

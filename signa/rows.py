@@ -98,12 +98,11 @@ class Rows:
         self._versions = [_version(total) for total in self._sums]
 
     def _sum(self, index: int) -> Tensor | None:
-        rows = [row[index] for row in self._rows if row[index] is not None]
-        if not rows:
-            return None
-        total = rows[0].detach().clone()  # type: ignore[union-attr]
-        for row in rows[1:]:
-            total += row
+        total: Tensor | None = None
+        for row in self._rows:
+            grad = row[index]
+            if grad is not None:
+                total = grad.detach().clone() if total is None else total.add_(grad)
         return total
 
     def _check_outside(self) -> None:
@@ -121,8 +120,8 @@ class Rows:
             expected = self._sum(index)
             if total is None or grad is not total or (expected is not None and not _same_bits(grad, expected)):
                 raise GradientError(
-                    f"the gradient of '{self.names[index]}' changed outside a 'with opt.worker(j):' block, so it belongs to "
-                    f"none of the {len(self.local)} workers: run backward, clipping and scaling inside the block "
+                    f"the gradient of '{self.names[index]}' changed outside a 'with opt.worker(j):' block, so it "
+                    f"belongs to none of the {len(self.local)} workers: run backward, clipping and scaling inside the block "
                     "(scaler.unscale_ is not possible with several workers in one process; scaler.step is)"
                 )
             self._versions[index] = _version(grad)

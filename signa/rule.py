@@ -115,7 +115,7 @@ class Registry(Generic[R]):
         Raises:
             RegistryError: the class is no rule of this sort, or the name is taken by another class.
         """
-        if not (isinstance(cls, type) and issubclass(cls, self.base)):
+        if not issubclass(cls, self.base):
             raise RegistryError(f"{cls!r} is not a {self.base.__name__}: derive from it")
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str) or not kind.isidentifier():
@@ -125,7 +125,7 @@ class Registry(Generic[R]):
                 raise RegistryError(f"{self.what} '{kind}' is registered already, by {registry._classes[kind]!r}")
         for registry in self._lineage():
             registry._classes[kind] = cls
-        return cls
+        return cls  # type: ignore[return-value]
 
     def unregister(self, name: str) -> None:
         """Take a name out again (for notebooks and tests)."""

@@ -89,7 +89,7 @@ class NoScaling(Scaling):
 
 @scalings.register
 class Mishra(Scaling):
-    """``1 / norm``, so every step has Frobenius norm lr; 1/sqrt(m n) for signs (the analysed step of arXiv 2605.16311)."""
+    """``1 / norm``, so every step has Frobenius norm lr; 1/sqrt(m n) for signs (analysed in arXiv 2605.16311)."""
 
     kind: Literal["mishra"] = "mishra"
 

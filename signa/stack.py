@@ -104,9 +104,13 @@ class Stack:
             owners = (len(self.transport.local),) if address.startswith("worker.") else ()
             rows = value.view(*owners, self.rows, *value.shape[1:])
             block = rows[..., index * self.per : (index + 1) * self.per, :, :]
-            if block.shape[-2:] == (self.m, self.n):
-                block = self.routes[index].layout.parameter(block, lead=len(owners))
-            found[address] = block
+            own = (
+                self.routes[index].layout.parameter(block, len(owners))
+                if block.shape[-2:] == (self.m, self.n)
+                else block
+            )
+            # A pattern that cannot be undone without copying keeps its state in matrix form.
+            found[address] = own if own.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() else block
         return found
 
     # One step ----------------------------------------------------------------------------------------------------
@@ -215,7 +219,7 @@ class Message:
 
 
 class Part:
-    """The rows of a stack's state that take part in a step: the tensors themselves, or copies that ``keep`` puts back."""
+    """The rows of a stack's state that take part in a step: the tensors, or copies that ``keep`` puts back."""
 
     def __init__(self, state: dict[str, Tensor], rows: list[int], of: int) -> None:
         self._all, self._rows = state, None if len(rows) == of else rows

@@ -5,4 +5,4 @@ from .rules import MajorityVote, Mean, Median
 
 register, unregister, names, get = aggregators.register, aggregators.unregister, aggregators.names, aggregators.get
 
-__all__ = ["Aggregator", "MajorityVote", "Mean", "Median", "get", "names", "register", "aggregators", "unregister"]
+__all__ = ["Aggregator", "MajorityVote", "Mean", "Median", "aggregators", "get", "names", "register", "unregister"]

@@ -12,9 +12,9 @@ __all__ = [
     "ScaledSign",
     "Sign",
     "TopK",
+    "compressors",
     "get",
     "names",
     "register",
-    "compressors",
     "unregister",
 ]

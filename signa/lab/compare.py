@@ -1,12 +1,12 @@
-"""Several methods on one experiment: the same seeds, batches and dense groups, each with its own matrix learning rate."""
+"""Several methods on one experiment: one seed, the same batches and dense groups, and a matrix learning rate each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import signa
-
+from ..presets import method
+from ..spec import Spec
 from . import plots
 from .records import RunFolder
 from .refusal import refusal
@@ -17,7 +17,7 @@ __all__ = ["compare", "matrix_group", "table", "with_method"]
 
 
 def compare(
-    spec: signa.Spec,
+    spec: Spec,
     methods: Sequence[str],
     *,
     name: str,
@@ -26,7 +26,7 @@ def compare(
     report: Reporter,
     command: Sequence[str] = (),
 ) -> tuple[Path, list[Result]]:
-    """Train once per method, `NAME` or `NAME=LR`, and write `out/name`: a run folder for each, compare.md, loss.png and loss.svg.
+    """Train once per method, `NAME` or `NAME=LR`, and write `out/name`: a run folder each, compare.md and the plot.
 
     A method that diverges is named and left out; the others go on.
 
@@ -34,9 +34,8 @@ def compare(
         SpecError: a method is unknown, or has no learning rate.
     """
     rates = read_settings(spec.train).compare
-    arms = [
-        (label, with_method(spec, label, lr, plugins)) for label, lr in map(lambda word: _parse(word, rates), methods)
-    ]
+    named = [_parse(word, rates) for word in methods]
+    arms = [(label, with_method(spec, label, lr)) for label, lr in named]
     results = []
     with RunFolder(out, name, metrics=False) as folder:
         for label, arm in arms:
@@ -51,42 +50,44 @@ def compare(
     return folder.path, results
 
 
-def matrix_group(spec: signa.Spec) -> int:
-    """The number of the group whose method is under comparison: the only one that is not `adamw`.
+def matrix_group(spec: Spec) -> int:
+    """The number of the group whose method is under comparison: the only one that is not AdamW.
 
     Raises:
         SpecError: there is none, or there are several.
     """
-    found = [i for i, group in enumerate(spec.groups) if group.method.name != "adamw"]
+    adam = method("adamw").replica[0].kind
+    found = [i for i, group in enumerate(spec.groups) if all(stage.kind != adam for stage in group.method.replica)]
     if len(found) != 1:
         raise refusal(
-            f"--compare exchanges the method of one group, and {len(found)} groups of this spec have a method other than adamw",
+            f"this spec has {len(found)} groups that are not AdamW's",
             address="groups",
-            instead="give a spec with one such group",
+            because="--compare exchanges the method of one such group",
+            instead="give a spec with one",
         )
     return found[0]
 
 
-def with_method(spec: signa.Spec, method: str, lr: float, plugins: Sequence[Path] = ()) -> signa.Spec:
+def with_method(spec: Spec, name: str, lr: float) -> Spec:
     """The spec with another preset and learning rate in its matrix group."""
     group = f"groups.{matrix_group(spec)}"
-    return signa.Spec.load(spec, plugins=plugins, set={f"{group}.method": method, f"{group}.lr": lr})
+    return spec.replace({f"{group}.method": name, f"{group}.lr": lr})
 
 
 def _parse(word: str, rates: Mapping[str, float]) -> tuple[str, float]:
-    method, _, number = (part.strip() for part in word.partition("="))
+    name, _, number = (part.strip() for part in word.partition("="))
     if number:
         try:
-            return method, float(number)
+            return name, float(number)
         except ValueError:
-            raise refusal(f"--compare {word}: '{number}' is not a number", instead=f"write {method}=0.02") from None
-    if method not in rates:
+            raise refusal(f"--compare {word}: '{number}' is not a number", instead=f"write {name}=0.02") from None
+    if name not in rates:
         raise refusal(
-            f"--compare {method}: no learning rate is known for it",
+            f"--compare {name}: no learning rate is known for it",
             because=f"train.compare lists {', '.join(rates) or 'nothing'}",
-            instead=f"write {method}=0.02, or add it to train.compare",
+            instead=f"write {name}=0.02, or add it to train.compare",
         )
-    return method, rates[method]
+    return name, rates[name]
 
 
 def table(results: Sequence[Result]) -> str:
@@ -96,12 +97,8 @@ def table(results: Sequence[Result]) -> str:
     | method | val loss | bits up | bits down | round trip | s/step |
     | --- | --- | --- | --- | --- | --- |
     """
-    rows = [
-        "| method | val loss | bits up | bits down | round trip | s/step |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = [("method", "val loss", "bits up", "bits down", "round trip", "s/step"), ("---",) * 6]
     for r in sorted(results, key=lambda r: r.val_loss):
-        rows.append(
-            f"| {r.name} | {r.val_loss:.4f} | {r.bits_up:.3f} | {r.bits_down:.3f} | {r.round_trip:.1f}x | {r.seconds_per_step:.3f} |"
-        )
-    return "\n".join(rows)
+        bits = f"{r.bits_up:.3f}", f"{r.bits_down:.3f}", f"{r.round_trip:.1f}x"
+        rows.append((r.name, f"{r.val_loss:.4f}", *bits, f"{r.seconds_per_step:.3f}"))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,7 +1,7 @@
 """A small character-level GPT: what the optimizer is shown on.
 
-Names decide routing: `embed` and `head` go to the dense group, every other parameter is a matrix (`q`, `k`, `v`, `proj`, `fc`, `out`).
-There are no biases and no learnable gains, so the dense share is the two vocabulary matrices alone.
+Names decide routing: `embed` and `head` go to the dense group, every other parameter is a matrix (`q`, `k`, `v`,
+`proj`, `fc`, `out`). There are no biases and no learnable gains, so only the two vocabulary matrices are dense.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ ROTARY_BASE = 10_000.0  # arXiv 2104.09864, section 3.3
 class Attention(nn.Module):
     """Causal self-attention with rotary positions and normalised queries and keys.
 
-    Why: four square matrices of one shape make one stack. Normalised `q` and `k` (arXiv 2010.04245) bound the logits, which the
-    optimizers compared here would otherwise grow at different speeds.
+    Why: four square matrices of one shape make one stack. Normalised `q` and `k` (arXiv 2010.04245) bound the logits,
+    which the optimizers compared here would otherwise grow at different speeds.
 
     Shapes: (batch, time, width) -> the same.
     """
@@ -118,7 +118,10 @@ def rotary(context: int, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i + d/2}) by its position's angle (arXiv 2104.09864, equation 34). Shapes: (..., time, d)."""
+    """Turn each pair (x_i, x_{i + d/2}) by its position's angle (arXiv 2104.09864, equation 34).
+
+    Shapes: (..., time, d) -> the same.
+    """
     a, b = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)

@@ -27,7 +27,7 @@ Value = int | float | bool | None
 
 
 class RunFolder:
-    """A new folder `root/name`; where it exists, `root/name-2`, `root/name-3`, ... A run never writes into another's folder.
+    """A new folder `root/name`; where that exists, `root/name-2`, `-3`, ... A run never writes into another's folder.
 
     Raises:
         SpecError: where `name` is not a plain name, so that no run can leave `root`.
@@ -38,7 +38,7 @@ class RunFolder:
             raise refusal(
                 f"'{name}' is not a run name",
                 because="a run writes inside the run directory only",
-                instead="write a letter or a digit, then at most 99 of these, '.', '_' and '-'; --out chooses the directory",
+                instead="write a letter or digit and up to 99 of these, '.', '_', '-'; --out chooses the directory",
             )
         try:
             root.mkdir(parents=True, exist_ok=True)

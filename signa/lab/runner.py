@@ -1,6 +1,7 @@
 """The training loop: one spec, one run folder.
 
-A run is a function of its spec, seed, data and worker count: the model and every batch are drawn from the seed, and nothing else is random.
+A run is a function of its spec, seed, data and worker count: the seed draws the model, every batch, the optimizer's
+coins and the sample, and nothing else is random.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any, Protocol
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-import signa
-
 from ..errors import SignaError
+from ..optim import build
+from ..rule import plain
+from ..spec import Spec
+from ..transport import Loopback
 from . import plots
 from .records import RunFolder, environment
 from .refusal import refusal
@@ -66,7 +69,10 @@ class Silent:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run found. `bits_*` are logical bits per parameter, model-wide; `round_trip` is the factor against float32."""
+    """What a finished run found.
+
+    `bits_*` are logical bits per parameter, model-wide; `round_trip` is how many times fewer both are than float32's.
+    """
 
     name: str
     folder: Path
@@ -90,7 +96,7 @@ class Result:
         return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
 
-def resolve(spec: signa.Spec) -> tuple[signa.Spec, Settings]:
+def resolve(spec: Spec) -> tuple[Spec, Settings]:
     """The spec with every setting of `train:` written out, the device and the precision of this machine included.
 
     Raises:
@@ -106,7 +112,7 @@ def resolve(spec: signa.Spec) -> tuple[signa.Spec, Settings]:
     if precision == "auto":  # bfloat16 autocast is slower than float32 on CPUs without AMX or avx512_bf16
         precision = "bfloat16" if device.startswith("cuda") else "float32"
     settings = settings.model_copy(update={"device": device, "precision": precision})
-    return spec.replace(train=settings.model_dump(mode="json")), settings
+    return spec.replace({"train": plain(settings)}), settings
 
 
 def default_device() -> str:
@@ -115,7 +121,7 @@ def default_device() -> str:
 
 
 def train(
-    spec: signa.Spec,
+    spec: Spec,
     *,
     name: str,
     out: Path,
@@ -123,7 +129,7 @@ def train(
     report: Reporter | None = None,
     command: Sequence[str] = (),
 ) -> Result:
-    """Train once and write `out/name`: spec.yaml, environment.json, metrics.jsonl, summary.json, sample.txt, loss.png, loss.svg.
+    """Train once and write `out/name`: the spec, the environment, the metrics, a summary, a sample and the plot.
 
     Raises:
         SpecError: the spec, a setting or the name is wrong.
@@ -148,12 +154,12 @@ def train(
     return result
 
 
-def _run(spec: signa.Spec, settings: Settings, folder: RunFolder, plugins: Sequence[Path], report: Reporter) -> Result:
+def _run(spec: Spec, settings: Settings, folder: RunFolder, plugins: Sequence[Path], report: Reporter) -> Result:
     device, steps, workers = torch.device(settings.device), settings.steps, settings.workers
     task = settings.task.open(workers=workers, batch=settings.batch, seed=settings.seed, device=device)
     with seeded(seed_of(settings.seed, "model"), device):
         model = task.model()
-    optimizer = signa.build(spec, model, transport=signa.Loopback(workers=workers), seed=settings.seed, plugins=plugins)
+    optimizer = build(spec, model, transport=Loopback(workers=workers), seed=settings.seed, plugins=plugins)
     schedule = LambdaLR(optimizer, lambda step: settings.schedule.factor(step, steps))
 
     records: list[dict[str, Any]] = []
@@ -169,7 +175,7 @@ def _run(spec: signa.Spec, settings: Settings, folder: RunFolder, plugins: Seque
             with optimizer.worker(j):
                 with autocast(settings, device):
                     loss = task.loss(model, j, step)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             losses += loss.detach()
         optimizer.step()
         optimizer.zero_grad()
@@ -183,9 +189,8 @@ def _run(spec: signa.Spec, settings: Settings, folder: RunFolder, plugins: Seque
         if train_loss is not None:
             write(step=done, tokens=done * workers * task.tokens, seconds=round(seconds, 3), train_loss=train_loss)
             if not math.isfinite(train_loss):
-                raise Diverged(
-                    f"the training loss is {train_loss} at step {done} of {steps}: lower the learning rate; see {folder.path}"
-                )
+                what = f"the training loss is {train_loss} at step {done} of {steps}"
+                raise Diverged(f"{what}: lower the learning rate; {folder.path} holds what was measured")
         if done % settings.eval_every == 0 or done == steps:
             with optimizer.exact(), autocast(settings, device):
                 val_loss = task.evaluate(model, whole=done == steps)

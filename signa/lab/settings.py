@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
-from ..errors import Fault, Problem, SpecError
-from ..rule import Count, Fraction, Frozen, Inside, Positive, Registry, Rule, Share, closest
+from ..errors import Problem, SpecError
+from ..reading import validated
+from ..rule import Count, Fraction, Frozen, Positive, Registry, Rule, Share, plain
+from ..sources import Source, read
+from ..spec import Spec
 from .tasks import Shakespeare, TaskConfig, tasks
 
-__all__ = ["Constant", "Cosine", "Linear", "Schedule", "Settings", "Wsd", "read_settings", "schedules"]
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Linear",
+    "Schedule",
+    "Settings",
+    "Wsd",
+    "load_experiment",
+    "read_settings",
+    "schedules",
+]
 
 
 class Schedule(Rule):
-    """The multiple of every group's learning rate, step by step: a linear rise over `warmup`, a fraction of the steps, then a shape."""
+    """The multiple of every group's learning rate, step by step.
+
+    A linear rise over `warmup`, a fraction of the steps, then the schedule's shape.
+    """
 
     warmup: Fraction = 0.0
 
@@ -32,7 +49,7 @@ class Schedule(Rule):
         """The multiple after the warm-up, t in [0, 1)."""
 
 
-schedules = Registry("schedule", Schedule)
+schedules: Registry[Schedule] = Registry("schedule", Schedule)
 
 
 @schedules.register
@@ -99,7 +116,8 @@ class Wsd(Schedule):
 class Settings(Frozen):
     """Everything of a run but its optimizer.
 
-    `batch` is what one worker takes in one step; `compare` holds the matrix learning rate of each method that `--compare` may name.
+    `batch` is what one worker takes in one step; `compare` holds the matrix learning rate of each method that
+    `--compare` may name.
     """
 
     task: Annotated[TaskConfig, tasks] = Shakespeare()
@@ -112,37 +130,38 @@ class Settings(Frozen):
     schedule: Annotated[Schedule, schedules] = Wsd()
     eval_every: Count = 100
     log_every: Count = 10
-    compare: dict[str, Positive] = {}
+    compare: dict[str, Positive] = Field(default_factory=dict)
 
 
-def read_settings(mapping: Mapping[str, Any]) -> Settings:
+def read_settings(mapping: Mapping[str, Any], places: Source | None = None) -> Settings:
     """Validate `train:`.
 
     Raises:
-        SpecError: every wrong entry at once, with its address, and the nearest known name of a misspelt one.
+        SpecError: every wrong entry at once, with its address, its place in the file, and what was probably meant.
     """
     try:
-        return Settings.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise SpecError(list(_problems(error, Settings, ("train",)))) from None
+        return validated(Settings, dict(mapping))
+    except SpecError as error:
+        places = places or Source()
+        raise SpecError([places.locate(_below_train(problem)) for problem in error.problems]) from None
 
 
-def _problems(error: ValidationError, model: type[Any], at: tuple[str | int, ...]) -> Iterator[Problem]:
-    for detail in error.errors(include_url=False):
-        yield from _explain(detail, model, (*at, *detail["loc"]))
+def _below_train(problem: Problem) -> Problem:
+    address = f"train.{problem.address}" if problem.address else "train"
+    return replace(problem, address=address, path=("train", *problem.path))
 
 
-def _explain(detail: ErrorDetails, model: type[Any], path: tuple[str | int, ...]) -> Iterator[Problem]:
-    cause = detail.get("ctx", {}).get("error")
-    if isinstance(cause, Inside):
-        yield from _problems(cause.error, cause.model, path)
-        return
-    address = ".".join(map(str, path))
-    if isinstance(cause, Fault):
-        yield Problem(cause.what, address, path, cause.because, cause.instead)
-    elif detail["type"] == "extra_forbidden":
-        yield Problem(
-            f"unknown key '{path[-1]}'", address, path, instead=closest(str(path[-1]), sorted(model.model_fields))
-        )
-    else:
-        yield Problem(f"{detail['msg']}, got {detail['input']!r}", address, path)
+def load_experiment(
+    source: str | Path, *, plugins: Sequence[Path] = (), changes: Mapping[str, Any] | None = None
+) -> Spec:
+    """A spec with a valid `train:`, every setting of it written out, and then the changes made, address by address.
+
+    Raises:
+        SpecError: everything that is wrong with it.
+    """
+    spec = Spec.load(source, plugins=plugins)
+    path = Path(source)
+    settings = read_settings(spec.train, read(path)[1] if path.suffix else None)
+    spec = spec.replace({"train": plain(settings), **(changes or {})})
+    read_settings(spec.train)
+    return spec

@@ -28,7 +28,7 @@ SHIPPED = Path(__file__).with_name("data")
 
 
 class Task(Protocol):
-    """An open task. Every draw is a function of the seed, the worker and the step, so a run needs no data state to resume."""
+    """An open task. Every draw is a function of the seed, the worker and the step, so a resume needs no data state."""
 
     @property
     def tokens(self) -> int:
@@ -55,7 +55,7 @@ class TaskConfig(Rule):
         """Load the data and bind the run's numbers."""
 
 
-tasks = Registry("task", TaskConfig)
+tasks: Registry[TaskConfig] = Registry("task", TaskConfig)
 
 
 def seed_of(*parts: int | str) -> int:
@@ -89,7 +89,7 @@ class Shakespeare(TaskConfig):
         return self
 
     def open(self, *, workers: int, batch: int, seed: int, device: torch.device) -> Task:
-        """Load the text onto the device. Each worker draws its own windows, so `workers` changes only how many streams there are."""
+        """Load the text onto the device. Each worker draws its own windows: `workers` is how many streams there are."""
         return _ShakespeareTask(self, batch, seed, device)
 
 
@@ -120,7 +120,7 @@ class _ShakespeareTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, *, whole: bool) -> float:
-        """Windows side by side, so each character but the first is predicted once; a position sees at most `context` before it."""
+        """Windows side by side: each character but the first is predicted once, from at most `context` before it."""
         context = self.config.context
         start = torch.arange(0, len(self.val) - context, context)[:: 1 if whole else 8]
         total = torch.zeros((), dtype=torch.float64)

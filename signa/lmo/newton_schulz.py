@@ -29,8 +29,8 @@ _STACK = 512  # larger matrices go one by one: nothing to gain, and temporaries 
 def _best_quintic(lower: float, upper: float) -> Row:
     """The odd quintic p that minimises max |1 - p(x)| over lower <= x <= upper, by Remez exchange.
 
-    p(x) = x q(x^2), so the equations p(x_i) = 1 -+ error at four alternating points say that the quadratic q takes known
-    values: its third divided difference vanishes, which gives the error, and Newton's form gives q.
+    p(x) = x q(x^2), so p(x_i) = 1 -+ error at four alternating points says which values the quadratic q takes there: its
+    third divided difference vanishes, which gives the error, and Newton's form gives q.
     """
     if lower > (1 - 5e-6) * upper:  # the exchange loses its digits; this is its limit
         return 15 / 8 / upper, -10 / 8 / upper**3, 3 / 8 / upper**5
@@ -51,7 +51,7 @@ def _best_quintic(lower: float, upper: float) -> Row:
         c = ((q2 - q1) / (t2 - t1) - slope) / (t2 - t0)
         b = slope - c * (t0 + t1)
         a = q0 - b * t0 - c * t0**2
-        if error <= before * (1 + 1e-14):  # it rises to the optimum
+        if error < before + 1e-15:  # it rises to the optimum, quadratically
             return a, b, c
         root = math.sqrt(9 * b * b - 20 * a * c)  # p' = a + 3 b x^2 + 5 c x^4
         left, right = math.sqrt((-3 * b - root) / (10 * c)), math.sqrt((-3 * b + root) / (10 * c))
@@ -67,8 +67,8 @@ def polar_express(
 ) -> tuple[Row, ...]:
     """Polar Express: step k is the odd quintic that is optimal for where step k-1 left the singular values.
 
-    They start in [lower, 1]; step k maps [l, u] to [l', 2 - l'], and the next quintic is made for that. So that rounding
-    cannot throw a value past the interval's end, all rows but the last answer for x / safety.
+    They start in [lower, 1]; step k maps [l, u] to [l', 2 - l'], and the next quintic is made for that. All rows but the
+    last take x / safety for x, so that rounding cannot throw a value past the interval's end.
 
     Args:
         lower: the smallest singular value that is to reach 1.
@@ -179,8 +179,8 @@ def orthogonalise(
 
     >>> table = SCHEDULES["polar6"].coefficients
     >>> orthogonalise(torch.tensor([[3.0, 0.0], [0.0, -2.0]]), table, normalisation="schatten4", dtype=torch.float32)
-    tensor([[ 1.0000,  0.0000],
-            [ 0.0000, -1.0000]])
+    tensor([[ 1.0003,  0.0000],
+            [ 0.0000, -0.9988]])
     """
     m, n = x.shape[-2:]
     if m > n:

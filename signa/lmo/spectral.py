@@ -12,7 +12,7 @@ from ..errors import Fault
 from ..rule import Count, Frozen, Positive, Real, Share, closest
 from ..signal import SQRT_MIN, Norm
 from .base import LMO, lmos
-from .newton_schulz import SCHEDULES, exact_polar, orthogonalise, polar_express, rows
+from .newton_schulz import SCHEDULES, Normalisation, exact_polar, orthogonalise, polar_express, rows
 
 
 class PolarExpress(Frozen):
@@ -52,7 +52,7 @@ def _own_steps(data: dict[str, Any]) -> int:
     return 1 if schedule == "exact" else len(_coefficients(schedule))
 
 
-def _own_normalisation(data: dict[str, Any]) -> str:
+def _own_normalisation(data: dict[str, Any]) -> Normalisation:
     schedule = data.get("schedule")
     return SCHEDULES[schedule].normalisation if isinstance(schedule, str) and schedule in SCHEDULES else "schatten4"
 
@@ -61,8 +61,8 @@ def _own_normalisation(data: dict[str, Any]) -> str:
 class Spectral(LMO):
     """``polar(g) = U V^T`` for ``g = U S V^T``, the oracle of the spectral norm (Muon).
 
-    By ``x <- a x + b x x^T x + c (x x^T)^2 x`` with the rows (a, b, c) of a schedule, or exactly by a rank-truncated SVD
-    in float64 (``schedule: exact``). The schedule belongs to the spec: another one flips 4 to 8 % of the signs that
+    By ``x <- a x + b x x^T x + c (x x^T)^2 x`` with the rows (a, b, c) of a schedule, or exactly by a rank-truncated
+    SVD in float64 (``schedule: exact``). The schedule belongs to the spec: another one flips 4 to 8 % of the signs that
     SignMuon sends.
 
     Shapes: (..., m, n); the iteration runs on the smaller side. Norm: ||x|| = sigma_max, dual = sum of singular values,
@@ -73,7 +73,8 @@ class Spectral(LMO):
             the Polar Express generator's arguments ``{lower, steps, cushion, safety}``.
         steps: how many rows; the schedule's own number unless given. Beyond the table its last row repeats.
         dtype: of the iteration; ``parameter`` is the dtype that the optimizer computes in for that parameter.
-        normalisation: ``schatten4`` (from the first Gram matrix, free) | ``frobenius``; the schedule's own unless given.
+        normalisation: ``schatten4`` (from the first Gram matrix, free) | ``frobenius``; the schedule's own
+            unless given.
 
     Source: Muon, https://kellerjordan.github.io/posts/muon (jordan5); arXiv 2505.16932 (Polar Express).
 
@@ -87,7 +88,7 @@ class Spectral(LMO):
     schedule: Schedule = "polar6"
     steps: Count = Field(default_factory=_own_steps)
     dtype: Literal["bfloat16", "float32", "parameter"] = "bfloat16"
-    normalisation: Literal["schatten4", "frobenius"] = Field(default_factory=_own_normalisation)
+    normalisation: Normalisation = Field(default_factory=_own_normalisation)
 
     @model_validator(mode="after")
     def _exact_has_no_steps(self) -> Spectral:

@@ -56,7 +56,7 @@ def default_transport() -> Loopback:
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         raise SignaError(
-            f"torch.distributed runs {distributed.get_world_size()} ranks, but no transport was given, so each rank would "
-            "train alone: pass transport=..., or signa.Loopback() if that is what you want"
+            f"torch.distributed runs {distributed.get_world_size()} ranks, but no transport was given, so each rank "
+            "would train alone: pass transport=..., or signa.Loopback() if that is what you want"
         )
     return Loopback()

@@ -18,11 +18,13 @@ from signa.lab.settings import Cosine, Linear, Wsd, read_settings
 from signa.lab.tasks import read_shakespeare
 
 ROOT = Path(__file__).parents[2]
-TINY = ["train.task.layers=1", "train.task.heads=2", "train.task.width=32", "train.task.context=16", "train.batch=4", "train.eval_every=4",
-        "train.log_every=2"]  # fmt: skip
+TASK = "train.task={kind: shakespeare, layers: 1, heads: 2, width: 32, context: 16}"
+TINY = [TASK, "train.batch=4", "train.eval_every=4", "train.log_every=2"]
+Patch = pytest.MonkeyPatch
+Said = pytest.CaptureFixture[str]
 
 
-def signa(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+def signa(monkeypatch: Patch, *words: str) -> int:
     """Run the command line in this process; its exit status."""
     monkeypatch.setattr(sys, "argv", ["signa", *words])
     try:
@@ -32,7 +34,7 @@ def signa(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return 0
 
 
-def tiny(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> int:
+def tiny(monkeypatch: Patch, out: Path, *words: str) -> int:
     """Run `train` at the smallest size."""
     settings = [part for item in TINY for part in ("--set", item)]
     return signa(monkeypatch, "train", "--device", "cpu", "--out", str(out), *settings, *words)
@@ -43,7 +45,7 @@ def losses(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if k != "seconds"} for record in read_metrics(folder / "metrics.jsonl")]
 
 
-def test_a_run_writes_its_folder_and_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_writes_its_folder_and_learns(monkeypatch: Patch, tmp_path: Path, capsys: Said) -> None:
     assert tiny(monkeypatch, tmp_path, "--steps", "30", "--workers", "3") == 0
     folder = tmp_path / "shakespeare"
     assert {p.name for p in folder.iterdir()} >= {
@@ -65,7 +67,7 @@ def test_a_run_writes_its_folder_and_learns(monkeypatch: pytest.MonkeyPatch, tmp
     assert f"validation loss     {summary['val_loss']:.4f}" in said and "times less, round trip" in said
 
 
-def test_the_written_spec_repeats_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_written_spec_repeats_the_run(monkeypatch: Patch, tmp_path: Path) -> None:
     assert tiny(monkeypatch, tmp_path, "--steps", "6", "--name", "first") == 0
     written = tmp_path / "first" / "spec.yaml"
     assert "auto" not in written.read_text()  # device and precision are resolved
@@ -75,14 +77,14 @@ def test_the_written_spec_repeats_the_run(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (tmp_path / "second" / "sample.txt").read_text() == (tmp_path / "first" / "sample.txt").read_text()
 
 
-def test_a_run_depends_on_its_seed_and_never_writes_into_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_depends_on_its_seed_and_never_writes_into_another(monkeypatch: Patch, tmp_path: Path) -> None:
     for seed in "0", "0", "1":
         assert tiny(monkeypatch, tmp_path, "--steps", "4", "--seed", seed) == 0
     first, second, other = (losses(tmp_path / f"shakespeare{n}") for n in ("", "-2", "-3"))
     assert first == second != other
 
 
-def test_compare_draws_the_methods_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_draws_the_methods_together(monkeypatch: Patch, tmp_path: Path, capsys: Said) -> None:
     assert tiny(monkeypatch, tmp_path, "--steps", "4", "--compare", "signmuon,muon,signsgd=0.01,adamw") == 0
     folder = tmp_path / "shakespeare-compare"
     names = {"signmuon", "muon", "signsgd", "adamw"}
@@ -102,7 +104,7 @@ def test_a_run_name_cannot_leave_the_run_directory(tmp_path: Path, name: str) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_refusal_goes_to_stderr_and_exits_with_2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_goes_to_stderr_and_exits_with_2(monkeypatch: Patch, tmp_path: Path, capsys: Said) -> None:
     assert tiny(monkeypatch, tmp_path, "--name", "../x") == 2
     assert "'../x' is not a run name" in capsys.readouterr().err
     assert tiny(monkeypatch, tmp_path, "--set", "train.step=3") == 2
@@ -140,7 +142,7 @@ def test_a_kill_leaves_whole_lines(tmp_path: Path) -> None:
 
 def test_settings_name_every_error_at_once() -> None:
     with pytest.raises(SpecError) as caught:
-        read_settings({"worker": 3, "steps": 0, "schedule": {"kind": "cosin"}, "task": {"kind": "shakespeare", "width": 30}})
+        read_settings({"worker": 3, "steps": 0, "schedule": "cosin", "task": {"kind": "shakespeare", "width": 30}})
     text = str(caught.value)
     assert "4 problems" in text
     assert "train.worker: unknown key 'worker'\n  instead: did you mean 'workers'?" in text
@@ -154,7 +156,7 @@ def test_a_schedule_rises_to_one_and_ends_near_zero(schedule: Linear | Cosine | 
     assert 0.0 < factors[-1] < 0.03 and factors[10:] == sorted(factors[10:], reverse=True)
 
 
-def test_the_text_is_read_from_the_named_directory_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_text_is_read_from_the_named_directory_and_checked(monkeypatch: Patch, tmp_path: Path) -> None:
     shipped = read_shakespeare()
     (tmp_path / "shakespeare").mkdir()
     (tmp_path / "shakespeare" / "input.txt").write_text(shipped)
@@ -170,19 +172,23 @@ def test_the_example_is_the_default() -> None:
     assert (ROOT / "examples" / "shakespeare.yaml").read_text() == shipped.read_text()
 
 
-def test_without_matplotlib_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_matplotlib_one_line_says_so(monkeypatch: Patch, tmp_path: Path, capsys: Said) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert tiny(monkeypatch, tmp_path, "--steps", "2") == 0
     assert "no loss plot: matplotlib is not installed" in capsys.readouterr().out
     assert not (tmp_path / "shakespeare" / "loss.png").exists()
 
 
-def test_help_does_not_load_torch() -> None:
-    code = "import sys, signa.cli; sys.exit('torch' in sys.modules)"
+def test_the_command_line_itself_does_not_load_torch() -> None:
+    code = (
+        "import sys, types\n"
+        "package = types.ModuleType('signa'); package.__path__ = ['signa']; sys.modules['signa'] = package\n"
+        "import signa.cli; sys.exit('torch' in sys.modules or 'rich' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_the_environment_names_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_no_host(monkeypatch: Patch) -> None:
     import platform
 
     import torch
