@@ -1,23 +1,64 @@
-"""SignA: distributed optimizers as sentences made of LMOs, compressors and aggregators."""
+"""SignA: distributed optimizers as sentences made of LMOs, compressors and aggregators.
+
+Names are imported when they are first used, so that ``signa --help`` does not wait for torch.
+"""
+
+import importlib as _importlib
+import typing as _typing
 
 __version__ = "0.1.0"
 
-from . import aggregators, compressors, presets, stages
-from .aggregators import Aggregator
-from .channel import Channel
-from .compressors import Compressor
-from .errors import Advice, SignaError, SpecError
-from .feedback import Feedback, feedbacks
-from .lmo import LMO, lmos
-from .optim import SignA, build
-from .presets import method
-from .rule import Rule
-from .scaling import Scaling, scalings
-from .sentence import Method
-from .signal import Norm, Signal
-from .spec import Group, Spec, schema
-from .stage import Context, Stage
-from .transport import Loopback
+if _typing.TYPE_CHECKING:
+    from . import aggregators, compressors, presets, stages
+    from .aggregators import Aggregator
+    from .channel import Channel
+    from .compressors import Compressor
+    from .errors import Advice, Fault, SignaError, SpecError
+    from .feedback import Feedback, feedbacks
+    from .lmo import LMO, lmos
+    from .optim import SignA, build
+    from .presets import method
+    from .rule import Rule
+    from .scaling import Scaling, scalings
+    from .sentence import Method
+    from .signal import Norm, Signal
+    from .spec import Group, Spec, schema
+    from .stage import Context, Stage
+    from .transport import Loopback
+
+_HOMES = {
+    "aggregators": ("Aggregator",),
+    "channel": ("Channel",),
+    "compressors": ("Compressor",),
+    "errors": ("Advice", "Fault", "SignaError", "SpecError"),
+    "feedback": ("Feedback", "feedbacks"),
+    "lmo": ("LMO", "lmos"),
+    "optim": ("SignA", "build"),
+    "presets": ("method",),
+    "rule": ("Rule",),
+    "scaling": ("Scaling", "scalings"),
+    "sentence": ("Method",),
+    "signal": ("Norm", "Signal"),
+    "spec": ("Group", "Spec", "schema"),
+    "stage": ("Context", "Stage"),
+    "transport": ("Loopback",),
+}
+_MODULES = ("aggregators", "compressors", "presets", "stages")
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> _typing.Any:
+    if name in _MODULES:
+        return _importlib.import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module 'signa' has no attribute '{name}'")
+    value = globals()[name] = getattr(_importlib.import_module(f".{_HOME[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "LMO",
@@ -26,6 +67,7 @@ __all__ = [
     "Channel",
     "Compressor",
     "Context",
+    "Fault",
     "Feedback",
     "Group",
     "Loopback",

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import Fault
-from .rule import closest
+from .errors import Problem, SpecError
+from .rule import Rule, closest
 
-#: Keys that an address may leave out: ``up.scaled_sign`` is ``up.compressor``, ``groups.1.worker`` is ``groups.1.method.worker``.
-_SILENT = ("method", "compressor", "feedback")
+Address = tuple[str | int, ...]
+
+#: Keys that an address, and a spec, may leave out: ``groups.1.worker`` is ``groups.1.method.worker``, and ``up.sign``
+#: is ``up.compressor`` where that is a ``sign``.
+SILENT = ("method", "compressor", "feedback")
+
+
+def dotted(path: Address) -> str:
+    """A path as text.
+
+    >>> dotted(("groups", 1, "lr"))
+    'groups.1.lr'
+    """
+    return ".".join(map(str, path))
+
+
+def kind_of(item: Any) -> str:
+    """The name of a component that is a rule, a word or a mapping; empty for anything else.
+
+    >>> kind_of("sign"), kind_of({"kind": "sign"}), kind_of({"sign": {"zeros": "coin"}}), kind_of({"lr": 0.1})
+    ('sign', 'sign', 'sign', '')
+    """
+    if isinstance(item, Rule):
+        return item.kind
+    if isinstance(item, Mapping) and len(item) == 1 and "kind" not in item:
+        ((name, fields),) = item.items()
+        item = name if fields is None or isinstance(fields, Mapping) else ""
+    elif isinstance(item, Mapping):
+        item = item.get("kind")
+    return item if isinstance(item, str) else ""
 
 
 def label_stages(kinds: Sequence[str]) -> list[str]:
@@ -18,28 +46,33 @@ def label_stages(kinds: Sequence[str]) -> list[str]:
     >>> label_stages(["clip", "momentum", "clip"])
     ['clip', 'momentum', 'clip_2']
     """
-    labels = []
-    for index, kind in enumerate(kinds):
-        count = list(kinds[: index + 1]).count(kind)
-        labels.append(kind if count == 1 else f"{kind}_{count}")
-    return labels
+    return [
+        kind if kind not in kinds[:index] else f"{kind}_{list(kinds[: index + 1]).count(kind)}"
+        for index, kind in enumerate(kinds)
+    ]
 
 
-def _label(item: Any) -> str:
-    return str(item.get("name") or item.get("kind", "")) if isinstance(item, dict) else ""
+def labels(items: Sequence[Any]) -> list[str]:
+    """What the items of a list are called: groups by their name, components by their kind, the others by their number.
+
+    >>> labels(["clip", {"kind": "clip"}, {"name": "head", "lr": 0.1}, {"lr": 0.1}])
+    ['clip', 'clip_2', 'head', '3']
+    """
+    names = [item.get("name") if isinstance(item, Mapping) else getattr(item, "name", "") for item in items]
+    words = [name if isinstance(name, str) and name else kind_of(item) for name, item in zip(names, items)]
+    return label_stages([word or str(index) for index, word in enumerate(words)])
 
 
 def _enter(node: Any, segment: str) -> tuple[Any, Any] | None:
     """The container and key that a segment means inside a node, or None."""
     if isinstance(node, list):
-        labels = label_stages([_label(item) for item in node])
         if segment.isdecimal() and int(segment) < len(node):
             return node, int(segment)
-        return (node, labels.index(segment)) if segment in labels else None
+        return (node, labels(node).index(segment)) if segment in labels(node) else None
     if isinstance(node, dict):
         if segment in node:
             return node, segment
-        for silent in _SILENT:
+        for silent in SILENT:
             child = node.get(silent)
             if isinstance(child, dict):
                 if child.get("kind") == segment:
@@ -57,31 +90,39 @@ def set_address(tree: dict[str, Any], address: str, value: Any) -> None:
     {'kind': 'momentum', 'beta': 0.5}
 
     Raises:
-        Fault: a part of the address that leads nowhere.
+        SpecError: a part of the address leads nowhere.
     """
     *way, last = address.split(".")
     node: Any = tree
     for segment in way:
         found = _enter(node, segment)
         if found is None:
-            raise Fault(f"nothing is called '{segment}'", instead=closest(segment, known(node)), at=(address,))
+            raise _lost(address, segment, node)
         node = found[0][found[1]]
-    found = _enter(node, last)
-    if found is not None:
+    if found := _enter(node, last):
         found[0][found[1]] = value
-    elif isinstance(node, dict):
+    elif isinstance(node, dict) and "compressor" not in node:  # a channel has these two keys and no others
         node[last] = value
     else:
-        raise Fault(f"nothing is called '{last}'", instead=closest(last, known(node)), at=(address,))
+        raise _lost(address, last, node)
+
+
+def _lost(address: str, segment: str, node: Any) -> SpecError:
+    names = known(node)
+    what = f"nothing is called '{segment}' here" if names else f"'{segment}' leads into a value"
+    near = closest(segment, names) if names else ""
+    return SpecError([Problem(what, address, because="" if "?" in near else near, instead=near if "?" in near else "")])
 
 
 def known(node: Any) -> list[str]:
     """The segments that lead on from a node."""
     if isinstance(node, list):
-        return label_stages([_label(item) or str(index) for index, item in enumerate(node)])
+        return labels(node)
     if not isinstance(node, dict):
         return []
-    silent = [
-        key for name in _SILENT if isinstance(node.get(name), dict) for key in [*known(node[name]), _label(node[name])]
-    ]
-    return [key for key in [*node, *silent] if key]
+    names = list(node)
+    for silent in SILENT:
+        child = node.get(silent)
+        if isinstance(child, dict):
+            names += [kind_of(child)] if "kind" in child else known(child)
+    return [name for name in names if name]

@@ -77,7 +77,7 @@ class Coins:
                 [ 1., -1.,  1.]])
         """
         entries = like.shape[-2] * like.shape[-1]
-        rows = like.numel() // entries if entries else 0
+        rows = like.shape[:-2].numel()
         parameters, offsets, actors = (
             list(given) or [0] * rows for given in (self.parameters, self.offsets, self.actors)
         )

@@ -95,9 +95,9 @@ class EF14(Feedback):
 
     def encode(self, u: Tensor, compress: Compress, state: State, ctx: Context) -> Tensor:
         """C(decay e + u)."""
-        p = state["e"].mul_(self.decay).add_(u)
+        p = state["e"].mul(self.decay).add_(u)  # not in place: C(p) may be p itself
         y = compress(p, ctx)
-        p.sub_(y, alpha=self.drain)
+        torch.sub(p, y, alpha=self.drain, out=state["e"])
         return y
 
     def decode(self, a: Tensor, state: State) -> Tensor:

@@ -68,7 +68,7 @@ def power_of_two_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> scaled, exponent
     (tensor([[ 0.9507, -1.9015]]), tensor([[-98]], dtype=torch.int32))
     """
-    largest = x.abs().amax((-2, -1), keepdim=True)
+    largest = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
     mantissa, exponent = torch.frexp(largest)
     # largest / (2 mantissa) is the power of two itself, exactly, also where ldexp(1, exponent) would overflow.
     power = torch.where(largest > 0, largest / (2 * mantissa), torch.ones_like(largest))

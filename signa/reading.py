@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-import types
+import json
+import re
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from .address import SILENT, Address, dotted, kind_of, labels, set_address
 from .errors import Fault, Problem, SpecError
-from .rule import Inside, closest
-from .sources import Source
+from .rule import Inside, Registry, closest, plain
+from .sources import KEY, Source
 
 M = TypeVar("M", bound=BaseModel)
-Path = tuple[str | int, ...]
+
+#: What each of pydantic's complaints says was expected; ``{...}`` are the numbers that it carries.
+_EXPECTED = {
+    "model_type|model_attributes_type|dict_type|mapping_type": "a mapping",
+    "string_type|string_sub_type": "text",
+    "float_type|float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type|int_parsing|int_from_float|int_parsing_size": "a whole number",
+    "bool_type|bool_parsing": "true or false",
+    "tuple_type|list_type|iterable_type": "a list",
+    "none_required": "nothing",
+    "literal_error": "{expected}",
+    "greater_than": "a number > {gt}",
+    "greater_than_equal": "a number >= {ge}",
+    "less_than": "a number < {lt}",
+    "less_than_equal": "a number <= {le}",
+    "too_short": "{min_length} or more items",
+    "too_long": "{max_length} or fewer items",
+    "string_pattern_mismatch": "text like {pattern}",
+    "string_too_short": "text of {min_length} or more characters",
+    "string_too_long": "text of {max_length} or fewer characters",
+}
+#: What pydantic only says because of another error.
+_ECHOES = ("default_factory_not_called",)
+_CALL = re.compile(r"\s*(?P<feedback>\w+)\s*\(\s*(?P<compressor>\w+)\s*\)\s*\Z")
 
 
 def validated(model: type[M], data: Any, source: Source | None = None, known: list[Problem] | None = None) -> M:
@@ -23,133 +49,226 @@ def validated(model: type[M], data: Any, source: Source | None = None, known: li
     Raises:
         SpecError: with every problem, each at its place in ``source``.
     """
-    known = known or []
+    known, source = known or [], source or Source()
     try:
         value = model.model_validate(data)
     except ValidationError as error:
-        found = _merged(_problems(error, model, data, (), ()))
-        raise SpecError(known + [(source or Source()).locate(problem) for problem in found]) from None
+        wrong = {problem.path for problem in known}  # what stands at or below them may be wrong for their reason
+        found = _joined(_Reader(model, model, data, (), ()).problems(error))
+        found = [item for item in found if not any(item.path[: len(path)] == path for path in wrong)]
+        known = known + [source.locate(problem) for problem in found]
+        raise SpecError(sorted(known, key=lambda problem: (problem.line, problem.column))) from None
     if known:
         raise SpecError(known)
     return value
 
 
-def _problems(error: ValidationError, model: type[BaseModel], data: Any, path: Path, address: Path) -> list[Problem]:
-    found = []
-    for item in error.errors(include_url=False):
-        loc = tuple(item["loc"])
-        inner = item.get("ctx", {}).get("error")
-        if isinstance(inner, Inside):
-            real, _ = _real(data, loc)
-            label = (inner.label,) if inner.label and real and isinstance(real[-1], int) else ()
-            below = path + real
-            named = address + (real[:-1] + label if label else real)
-            value, short = _get(data, real), ()
-            if isinstance(value, Mapping) and "kind" not in value and inner.label in value:
-                value, short = value[inner.label], (inner.label,)
-            found += _problems(inner.error, inner.model, value, below + short, named)
-        else:
-            found.append(_problem(item, inner, model, data, path, address))
-    return found
+def changed(value: M, changes: Mapping[str, Any]) -> M:
+    """A validated copy of a model with other values at some addresses.
+
+    Raises:
+        SpecError: an address that leads nowhere, or a value that does not fit.
+    """
+    tree = plain(value, resolved=False)
+    for address, new in changes.items():
+        try:
+            set_address(tree, address, new)
+        except SpecError:  # it may lead into what an earlier change wrote in short: a preset's name, a list of words
+            tree = plain(validated(type(value), tree), resolved=False)
+            set_address(tree, address, new)
+    return validated(type(value), tree)
 
 
-def _problem(item: Any, inner: Any, model: type[BaseModel], data: Any, path: Path, address: Path) -> Problem:
-    loc, kind = tuple(item["loc"]), item["type"]
-    real, missed = _real(data, loc)
-    if isinstance(inner, Fault):
-        at = real + tuple(inner.at)
-        named = _named(data, at)
-        return Problem(inner.what, _dotted(address + named), path + at, inner.because, inner.instead)
-    if kind == "extra_forbidden":
-        names = list(_model_at(model, loc).model_fields)
-        near = closest(str(loc[-1]), names)
-        key = (*path, *real, "*key*")
-        return Problem(f"unknown key '{loc[-1]}'", _dotted(address + real), key, instead=near)
-    if kind == "missing":
-        what = f"'{loc[-1]}' is missing"
-        return Problem(what, _dotted(address + real), path + real, instead=f"add '{loc[-1]}: ...'")
-    value = _get(data, real)
-    what = item["msg"][0].lower() + item["msg"][1:].removeprefix("nput ")
-    what = item["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    remedy = ""
-    if isinstance(value, str) and kind in ("float_type", "int_type") and _is_number(value):
-        remedy = f"write {float(value)!r} without quotes"
-    return Problem(f"{what}, got {value!r}", _dotted(address + real), path + real, instead=remedy)
+class _Found(NamedTuple):
+    """A problem, and what one branch of a union expected at its path (or nothing)."""
+
+    problem: Problem
+    expected: str = ""
+    got: str = ""
 
 
-def _merged(problems: list[Problem]) -> list[Problem]:
-    """One problem per place: the branches of a union become one sentence."""
-    merged: dict[tuple[Path, str], Problem] = {}
-    for problem in problems:
-        what, comma, got = problem.what.partition(", got ")
-        key = (problem.path, comma and got)
-        if comma and key in merged:
-            first = merged[key].what.partition(", got ")[0]
-            if what not in first:
-                what = f"{first}, or {what.removeprefix('should be ')}"
-                merged[key] = Problem(
-                    f"{what}, got {got}", problem.address, problem.path, "", merged[key].instead or problem.instead
-                )
-        else:
-            merged[key if comma else (problem.path, problem.what)] = problem
-    return list(merged.values())
+def _joined(found: list[_Found]) -> list[Problem]:
+    """Every problem once. A value that fits no branch of a union is one problem; one that went some way into a branch,
+    or that a component has its own objection to, is that problem alone."""
+    said = {(item.problem.path, item.problem.what): item.problem for item in found if not item.expected}
+    branches: dict[Address, list[_Found]] = {}
+    for item in found:
+        path = item.problem.path
+        deeper = any(other.problem.path[: len(path)] == path != other.problem.path for other in found)
+        if item.expected and not deeper and all(path != spoken for spoken, _ in said):
+            branches.setdefault(path, []).append(item)
+    for path, items in branches.items():
+        words = list(dict.fromkeys(item.expected for item in items))
+        remedy = next((item.problem.instead for item in items if item.problem.instead), "")
+        what = f"expected {' or '.join(words)}, got {items[0].got}"
+        said[(path, what)] = Problem(what, items[0].problem.address, path, "", remedy)
+    order = [item.problem.path for item in found]
+    return sorted(said.values(), key=lambda problem: order.index(problem.path))
 
 
-def _real(data: Any, loc: Path) -> tuple[Path, Path]:
-    """The part of a pydantic location that exists in the data, and the rest (union tags, missing keys)."""
-    node = data
-    for depth, segment in enumerate(loc):
-        if isinstance(node, Mapping) and segment in node:
-            node = node[segment]
-        elif isinstance(node, list | tuple) and isinstance(segment, int) and segment < len(node):
-            node = node[segment]
-        else:
-            return loc[:depth], loc[depth:]
-    return loc, ()
+class _Reader:
+    """Follows the errors of one model through the data as a person wrote it.
+
+    Pydantic tells a value's place in the whole form of a spec. What is written may leave out the keys ``SILENT``, name
+    a component by a word, list stages as words, and give one for a list of one.
+    """
+
+    def __init__(self, root: type[BaseModel], model: type[BaseModel], data: Any, path: Address, named: Address) -> None:
+        self.root, self.model, self.data, self.path, self.named = root, model, data, path, named
+
+    def problems(self, error: ValidationError) -> list[_Found]:
+        """What is wrong, in pydantic's order."""
+        found = []
+        for item in error.errors(include_url=False):
+            inner = item.get("ctx", {}).get("error")
+            if item["type"] in _ECHOES:
+                continue
+            if isinstance(inner, Inside):
+                found += self._inside(tuple(item["loc"]), inner)
+            else:
+                found += self._one(item, inner)
+        return found
+
+    def _inside(self, loc: Address, inner: Inside) -> list[_Found]:
+        """The problems of a component's own fields."""
+        path, named, value = _follow(self.data, loc)
+        if isinstance(value, Mapping) and "kind" not in value and inner.label in value:
+            path, value = (*path, inner.label), value[inner.label]
+        if loc[-1] in SILENT and loc[-1] not in named[-1:]:
+            named = (*named, inner.label)
+        return _Reader(self.root, inner.model, value, self.path + path, self.named + named).problems(inner.error)
+
+    def _one(self, item: Any, inner: Any) -> list[_Found]:
+        kind, loc = item["type"], tuple(item["loc"])
+        missing = kind == "missing"
+        path, named, value = _follow(self.data, loc[:-1] if missing else loc)
+        if isinstance(inner, Fault):
+            path, named, value = _follow(self.data, loc + tuple(inner.at))
+            other = "" if inner.at else self._elsewhere(loc, kind_of(value))
+            because, instead = (other, "") if other else (inner.because, inner.instead)
+            return [_Found(self._problem(inner.what, path, named, because, instead))]
+        if missing and isinstance(loc[-1], int):
+            expected = f"{loc[-1] + 1} or more items"
+            return [_Found(self._problem("", path, named), expected, _shown(value))]
+        if missing:
+            return [_Found(self._problem(f"'{loc[-1]}' is missing", path, named, "", f"add '{loc[-1]}: ...'"))]
+        if kind == "extra_forbidden":
+            near = closest(str(loc[-1]), _fields(_model_at(self.model, loc)))
+            because, instead = ("", near) if "?" in near else (near, "")
+            return [_Found(self._problem(f"unknown key '{loc[-1]}'", (*path, KEY), named, because, instead))]
+        text = next((text for kinds, text in _EXPECTED.items() if kind in kinds.split("|")), "")
+        if not text:
+            return [_Found(self._problem(re.sub(r"\A(Value error|Assertion failed), ", "", item["msg"]), path, named))]
+        bounds = {
+            key: f"{bound:g}" if isinstance(bound, float) else bound for key, bound in item.get("ctx", {}).items()
+        }
+        expected = text.format(**bounds)
+        return [_Found(self._problem("", path, named, "", _remedy(value, kind, expected)), expected, _shown(value))]
+
+    def _problem(self, what: str, path: Address, named: Address, because: str = "", instead: str = "") -> Problem:
+        return Problem(what, dotted(self.named + named), self.path + path, because, instead)
+
+    def _elsewhere(self, loc: Address, name: str) -> str:
+        """``'spectral' is a stage, ...`` where the field at ``loc`` wants a component of another sort."""
+        call = _CALL.match(name)
+        name = call[loc[-1]] if call and loc[-1] in ("feedback", "compressor") else name
+        field = next((part for part in reversed(loc) if isinstance(part, str)), "")
+        wanted, places = {"preset"} if field == "method" else set(), dict[str, list[str]]()
+        for place, registry in _registries(self.root, ""):
+            if place.rpartition(".")[2] == field:
+                wanted.add(registry.what)
+            if name in registry.names():
+                places.setdefault(registry.what, []).append(place)
+        if not wanted or not places or wanted & places.keys():
+            return ""
+        sorts = [f"{'an' if what[0] in 'aeiou' else 'a'} {what}, for {', '.join(at)}" for what, at in places.items()]
+        return f"'{name}' is {', and '.join(sorts)}"
 
 
-def _get(data: Any, path: Path) -> Any:
-    for segment in path:
-        data = data[segment]
-    return data
+def _follow(data: Any, loc: Address) -> tuple[Address, Address, Any]:
+    """Where a pydantic location stands in data as written: its path, its address, and the value there."""
+    path: Address = ()
+    named: Address = ()
+    for segment, after in zip(loc, (*loc[1:], None)):
+        if isinstance(data, Mapping):
+            if segment in data and not (segment in SILENT and after in data):
+                data, path = data[segment], (*path, segment)
+                named = named if segment == "method" and after else (*named, segment)
+                continue
+        if isinstance(segment, int):
+            items = data.split() if isinstance(data, str) else [data] if isinstance(data, Mapping) else data
+            if isinstance(items, list | tuple) and segment < len(items):
+                label = labels(items)[segment]
+                path = path if items is not data and len(items) == 1 else (*path, segment)
+                data, named = items[segment], (*named, label)
+    return path, named, data
 
 
-def _named(data: Any, path: Path) -> Path:
-    """Indices of stages as their names, where the data names them."""
-    named: list[str | int] = []
-    for depth, segment in enumerate(path):
-        real, missed = _real(data, path[: depth + 1])
-        item = None if missed else _get(data, real)
-        kind = item if isinstance(item, str) else item.get("kind") if isinstance(item, Mapping) else None
-        named.append(kind if isinstance(segment, int) and isinstance(kind, str) else segment)
-    return tuple(named)
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(str(segment) for segment in path)
-
-
-def _model_at(model: type[BaseModel], loc: Path) -> type[BaseModel]:
+def _model_at(model: type[BaseModel], loc: Address) -> type[BaseModel]:
     """The model whose field the last segment of a location should be."""
     for segment in loc[:-1]:
         if isinstance(segment, str) and segment in model.model_fields:
-            model = _first_model(model.model_fields[segment].annotation) or model
+            model = next(_models(model.model_fields[segment].annotation), model)
     return model
 
 
-def _first_model(annotation: Any) -> type[BaseModel] | None:
-    if (
-        isinstance(annotation, type)
-        and not isinstance(annotation, types.GenericAlias)
-        and issubclass(annotation, BaseModel)
-    ):
-        return annotation
-    return next(filter(None, map(_first_model, typing.get_args(annotation))), None)
+def _fields(model: type[BaseModel]) -> list[str]:
+    """The keys that a mapping of this model may have, those of a silent key's model included."""
+    names = list(model.model_fields)
+    for silent in set(SILENT) & model.model_fields.keys():
+        names += [name for inner in _models(model.model_fields[silent].annotation) for name in inner.model_fields]
+    return [name for name in dict.fromkeys(names) if name != "kind"]
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and typing.get_origin(annotation) is None and issubclass(annotation, BaseModel)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that an annotation mentions."""
+    if _is_model(annotation):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _models(inner)
+
+
+def _registries(annotation: Any, field: str) -> Iterator[tuple[str, Registry[Any]]]:
+    """Every registry that a model's fields draw on, with the field (``worker``, ``up.compressor``)."""
+    if isinstance(annotation, Registry):
+        yield field, annotation
+    elif _is_model(annotation):
+        for name, info in annotation.model_fields.items():
+            outer = f"{field}.{name}" if field and name in SILENT else name
+            for inner in (info.annotation, *info.metadata):
+                yield from _registries(inner, outer)
+    else:
+        for inner in typing.get_args(annotation):
+            yield from _registries(inner, field)
+
+
+def _shown(value: Any) -> str:
+    """A value as a spec writes it, in short."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if value is None:
+        return "nothing"
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
+    shown = json.dumps(value) if isinstance(value, bool) else repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
+
+
+def _remedy(value: Any, kind: str, expected: str) -> str:
+    """What to write instead, where that can be told."""
+    if kind == "literal_error" and isinstance(value, str):
+        near = closest(value, re.findall(r"'([^']*)'", expected))
+        return near if "?" in near else ""
+    if isinstance(value, str) and "number" in expected:
+        try:
+            number = float(value)
+        except ValueError:
+            return ""
+        return f"write {number!r} without quotes" if abs(number) < float("inf") else "write a finite number"
+    return ""

@@ -12,6 +12,7 @@ from .address import label_stages, set_address
 from .aggregators import Aggregator, Mean, aggregators
 from .channel import Channel
 from .errors import Fault
+from .lmo import LMO
 from .rule import Frozen, plain
 from .scaling import Scaling
 from .signal import BITS, Signal
@@ -187,6 +188,9 @@ class Method(Frozen):
                 "'up' runs ef21 on an LMO's output, which can diverge for every step size "
                 "(EF21-SignMuon, Theorem 4): put the LMO on the server"
             )
+        last = self.worker[-1] if self.worker else None
+        if isinstance(last, LMO) and last.keeps_signs and self.up.compressor.kind == "sign":
+            found.append(f"'{last.kind}' keeps every sign, so 'up: sign' sends what it would send without it")
         if self.up.feedback.kind == "ef14" and self.up.compressor.contraction(64, 64) is None:
             found.append(
                 f"ef14({self.up.compressor}) keeps an error that never shrinks with the signal: use ef14(scaled_sign)"

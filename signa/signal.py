@@ -8,7 +8,8 @@ from math import sqrt
 from typing import Literal
 
 Role = Literal["gradient", "direction", "model"]
-Alphabet = Literal["dense", "sign", "ternary", "scaled_sign", "sparse"]
+Alphabet = str
+"""Which values occur: dense, sign, ternary, scaled_sign, sparse, or a name that a new compressor brings."""
 
 #: Logical bits per entry of an alphabet that needs no side information. A ternary entry is two bit planes.
 BITS: dict[str, float] = {"dense": 32.0, "sign": 1.0, "ternary": 2.0}

@@ -5,36 +5,46 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .address import Address, dotted
 from .errors import Problem, SpecError
+from .scalars import ambiguity, scalar
+from .toml_places import toml_places
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover
     import tomli as tomllib
 
-MOST_BYTES, MOST_NODES, MOST_DEPTH = 1 << 20, 10_000, 32
-_YAML11_BOOL = re.compile(r"(?:yes|no|on|off|y|n)\Z", re.IGNORECASE)
-_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
-_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
-_EXPONENT_ONLY = re.compile(r"([-+]?[0-9]+)([eE])([-+]?[0-9]+)\Z|([-+]?[0-9]*\.[0-9]*[eE])([0-9]+)\Z")
-_OCTAL = re.compile(r"[-+]?0[0-9]+\Z")
-_CONSTANTS = {
-    "": None,
-    "~": None,
-    "null": None,
-    "true": True,
-    "false": False,
-    ".inf": float("inf"),
-    "-.inf": -float("inf"),
-    ".nan": float("nan"),
+MOST_BYTES, MOST_NODES, MOST_DEPTH = 1 << 18, 10_000, 32
+SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+#: The last segment of the path to a key; the path without it leads to the key's value.
+KEY = "*key*"
+Place = tuple[int, int, int]
+_PLAIN_TAG = re.compile(r"tag:yaml\.org,2002:(?:str|int|float|bool|null|seq|map|timestamp|value)\Z")
+#: Where YAML 1.1 breaks lines; str.splitlines() also does at form feeds and the like.
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+
+#: What to do about PyYAML's most common complaints, by a part of their text.
+_YAML_REMEDIES = {
+    "'\\t'": "indent with spaces",
+    "mapping values are not allowed": "quote text that contains ': ', or correct the indentation",
+    "found undefined alias": "quote text that begins with '*'",
+    "found another document": "keep one document in a file, without '---' in between",
+    "found unexpected end of stream": "close the quotation",
+    "'<stream end>'": "close the bracket",
+    "expected ',' or": "close the bracket, or add the comma",
+    "scanning an anchor": "quote text that begins with '&' or '*'",
+    "scanning an alias": "quote text that begins with '&' or '*'",
+    "could not find expected ':'": "write 'key: value'",
+    "expected <block end>": "indent all keys of a mapping, and all items of a list, alike",
 }
-Path_ = tuple[str | int, ...]
 
 
 @dataclass
@@ -43,18 +53,26 @@ class Source:
 
     name: str = ""
     lines: list[str] = field(default_factory=list)
-    marks: dict[Path_, tuple[int, int, int]] = field(default_factory=dict)
+    marks: dict[Address, Place] = field(default_factory=dict)
 
     def locate(self, problem: Problem) -> Problem:
         """The problem with its file, line, column and text. The nearest enclosing value stands in for a missing one."""
+        if problem.source:
+            return problem
         path = problem.path
-        if self.marks:
-            while path and path not in self.marks:
-                path = path[:-1]
-            line, column, width = self.marks.get(path, (0, 0, 1))
-            if line:
-                return problem.at(self.name, line, column, self.lines[line - 1].rstrip(), width)
-        return problem.at(self.name)
+        while path and path not in self.marks:
+            path = path[:-1]
+        return self.place(problem, *self.marks.get(path, (0, 0, 1)))
+
+    def place(self, problem: Problem, line: int, column: int = 1, width: int = 1) -> Problem:
+        """The problem at a line and column (from 1) of this source; beyond its end, in the source as a whole."""
+        if not 1 <= line <= len(self.lines):
+            return problem.at(self.name)
+        return problem.at(self.name, line, column, self.lines[line - 1].rstrip().replace("\t", " "), width)
+
+    def refuse(self, what: str, line: int = 0, column: int = 1, *, because: str = "", instead: str = "") -> SpecError:
+        """The error for a text that cannot be read as data at all; to be raised."""
+        return SpecError([self.place(Problem(what, because=because, instead=instead), line, column)])
 
 
 def read(path: Path) -> tuple[Any, Source, list[Problem]]:
@@ -63,20 +81,21 @@ def read(path: Path) -> tuple[Any, Source, list[Problem]]:
     Raises:
         SpecError: the file cannot be read as data at all.
     """
-    name = path.name if path.is_absolute() else str(path)
+    source = Source(str(path))
+    readers: dict[str, Callable[[str, Source], tuple[Any, list[Problem]]]]
     readers = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".toml": _toml}
     if path.suffix not in readers:
-        raise SpecError(
-            [Problem(f"'{path.suffix}' files are no specs", source=name, instead=f"use {', '.join(readers)}")]
-        )
+        raise source.refuse(f"'{path.suffix or path.name}' files are no specs", instead=f"use {', '.join(SUFFIXES)}")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise SpecError([Problem(f"the file is larger than {MOST_BYTES} bytes", source=name, instead="split it")])
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        text = raw.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SpecError([Problem("the spec cannot be read", source=name, because=str(reason))]) from None
-    source = Source(name, text.splitlines())
+        raise source.refuse("the spec cannot be read", because=str(reason)) from None
+    if len(raw) > MOST_BYTES:
+        raise source.refuse(f"the spec is longer than {MOST_BYTES} bytes", instead="a spec is a page, not a data file")
+    source.lines = _BREAK.split(text)
     data, problems = readers[path.suffix](text, source)
     return data, source, [source.locate(problem) for problem in problems]
 
@@ -88,165 +107,157 @@ def read_value(text: str) -> Any:
     (0.001, ['momentum', 'spectral'], 'polar6', True)
     """
     try:
-        return float(text) if _EXPONENT_ONLY.match(text) else _yaml(text, Source("--set", text.splitlines()))[0]
+        return _yaml(text, Source("--set", text.splitlines()))[0]
     except SpecError:
         return text
 
 
 def _yaml(text: str, source: Source) -> tuple[Any, list[Problem]]:
-    return _Builder(source, strict=True).build(_compose(text, source))
+    builder = _Builder(source)
+    return builder.build(_compose(text, source)), builder.problems
 
 
 def _compose(text: str, source: Source) -> yaml.Node | None:
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = Problem(f"this is not YAML: {error.problem or error.context}")
-        if mark is not None and mark.line < len(source.lines):
-            problem = problem.at(source.name, mark.line + 1, mark.column + 1, source.lines[mark.line])
-        raise SpecError([problem]) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SpecError([Problem(f"this is not YAML: {str(error).splitlines()[0]}", source=source.name)]) from None
+        what = f"this is not YAML: {error.problem or error.context}".replace("'<stream end>'", "the end of the file")
+        remedy = next((text for part, text in _YAML_REMEDIES.items() if part in f"{error.context} {error.problem}"), "")
+        end = len(text.rstrip())
+        marks = [mark for mark in (error.problem_mark, error.context_mark) if mark]
+        place = next((mark.index for mark in marks if mark.index < end), max(0, end - 1))
+        line, column = _line_and_column(text, place)
+        began = error.context_mark.line + 1 if error.context and error.context_mark else line
+        because = f"{error.context} (from line {began} on)" if began < line else ""
+        raise source.refuse(what, line, column, because=because, instead=remedy) from None
+    except yaml.reader.ReaderError as error:
+        line, column = _line_and_column(text, error.position)
+        raise source.refuse("this is not YAML: a control character", line, column, instead="remove it") from None
+    except RecursionError:
+        raise _too_large(source) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise source.refuse(f"this is not YAML: {str(error).splitlines()[0]}") from None
+
+
+def _line_and_column(text: str, index: int) -> tuple[int, int]:
+    before = _BREAK.split(text[:index])
+    return len(before), len(before[-1]) + 1
+
+
+def _too_large(source: Source) -> SpecError:
+    what = f"the spec nests deeper than {MOST_DEPTH} or holds more than {MOST_NODES} values"
+    return source.refuse(what, because="an alias counts each time it is used", instead="write a spec of one page")
 
 
 def _json(text: str, source: Source) -> tuple[Any, list[Problem]]:
+    def constant(word: str) -> float:
+        place = _line_and_column(text, re.search(rf"(?<![\w\"]){word}(?![\w\"])", text).start())  # type: ignore[union-attr]
+        raise source.refuse(f"this is not JSON: '{word}' is no number", *place, instead="write a finite number")
+
     try:
-        json.loads(text)
-        node = _compose(text.replace("\t", " "), source)
+        data = json.loads(text, parse_constant=constant)
     except json.JSONDecodeError as error:
-        line = source.lines[error.lineno - 1] if error.lineno <= len(source.lines) else ""
-        place = Problem(f"this is not JSON: {error.msg}").at(source.name, error.lineno, error.colno, line)
-        raise SpecError([place]) from None
+        what = f"this is not JSON: {error.msg[:1].lower()}{error.msg[1:]}"
+        raise source.refuse(what, error.lineno, error.colno) from None
     except RecursionError:
-        raise SpecError([Problem(f"the JSON nests deeper than {MOST_DEPTH}", source=source.name)]) from None
-    return _Builder(source, strict=False).build(node)
+        raise _too_large(source) from None
+    except SpecError:
+        raise
+    except ValueError as error:
+        raise source.refuse(f"this is not JSON: {error}") from None
+    # JSON is YAML with places, but for escaped surrogates and tabs between values; the values are json's own.
+    builder = _Builder(source, json=True)
+    builder.build(_compose(text.replace("\t", " "), source))
+    return data, builder.problems
 
 
 def _toml(text: str, source: Source) -> tuple[Any, list[Problem]]:
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        place = re.search(r"line (\d+), column (\d+)", str(error))
-        problem = Problem(f"this is not TOML: {str(error).split(' (at')[0]}")
-        if place and int(place[1]) <= len(source.lines):
-            problem = problem.at(source.name, int(place[1]), int(place[2]), source.lines[int(place[1]) - 1])
-        raise SpecError([problem if place else problem.at(source.name)]) from None
-    source.marks = _toml_marks(source.lines)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r" \(at line (\d+), column (\d+)\)", str(error))
+        what, _, _ = str(error).partition(" (at")
+        line, column = (int(place[1]), int(place[2])) if place else (len(source.lines), 1)
+        raise source.refuse(f"this is not TOML: {what[:1].lower()}{what[1:]}", line, column) from None
+    except RecursionError:
+        raise _too_large(source) from None
+    except ValueError as error:
+        raise source.refuse(f"this is not TOML: {error}") from None
+    source.marks = toml_places(text, KEY)
     return data, []
-
-
-def _toml_marks(lines: list[str]) -> dict[Path_, tuple[int, int, int]]:
-    """Places of tables and of keys at the start of a line (TOML's parser keeps none)."""
-    marks: dict[Path_, tuple[int, int, int]] = {}
-    table: Path_ = ()
-    counts: dict[Path_, int] = {}
-    for number, line in enumerate(lines, 1):
-        if header := re.match(r"\s*(\[\[?)\s*([\w.\- ]+?)\s*\]", line):
-            path: Path_ = ()
-            for word in header[2].split("."):
-                path += (word.strip(),)
-                path += (counts[path],) if path in counts and path[-1] != header[2].split(".")[-1].strip() else ()
-            if header[1] == "[[":
-                counts[path] = counts.get(path, -1) + 1
-                path += (counts[path],)
-            table = path
-            marks[table] = (number, header.start(2) + 1, len(header[2]))
-        elif key := re.match(r"""\s*([\w.\-]+)\s*=\s*(.*?)\s*(?:#.*)?$""", line):
-            marks[(*table, *key[1].split("."))] = (number, key.start(1) + 1, len(key[1]))
-    return marks
 
 
 class _Builder:
     """Turns composed YAML nodes into plain data, keeping every place.
 
-    ``strict`` refuses scalars that YAML 1.1 and 1.2 read differently (``1e-3``, ``no``, ``010``); JSON has none.
+    Scalars are read by YAML 1.2, and those that YAML 1.1 reads otherwise are refused (``1e-3``, ``no``, ``010``);
+    JSON has none.
     """
 
-    def __init__(self, source: Source, *, strict: bool) -> None:
-        self.source, self.strict = source, strict
+    def __init__(self, source: Source, *, json: bool = False) -> None:
+        self.source, self.json = source, json
         self.problems: list[Problem] = []
         self.count = 0
 
-    def build(self, node: yaml.Node | None) -> tuple[Any, list[Problem]]:
-        """The data, and what is wrong with it."""
-        return (None if node is None else self._value(node, ())), self.problems
+    def build(self, node: yaml.Node | None) -> Any:
+        """The data; what is wrong with it is in ``problems``."""
+        return None if node is None else self._value(node, ())
 
-    def _object(self, node: yaml.Node, what: str, because: str = "", instead: str = "") -> None:
-        line, column = node.start_mark.line + 1, node.start_mark.column + 1
-        width = node.end_mark.column - node.start_mark.column if node.end_mark.line + 1 == line else 1
-        problem = Problem(what, because=because, instead=instead)
-        self.problems.append(problem.at(self.source.name, line, column, self.source.lines[line - 1], max(1, width)))
+    def _report(self, node: yaml.Node, path: Address, what: str, because: str = "", instead: str = "") -> None:
+        """Note what is wrong with a node, at the node's own place."""
+        problem = Problem(what, dotted(path), path, because, instead)
+        self.problems.append(self.source.place(problem, *_place(node)))
 
-    def _value(self, node: yaml.Node, path: Path_) -> Any:
+    def _value(self, node: yaml.Node, path: Address) -> Any:
         self.count += 1
         if self.count > MOST_NODES or len(path) > MOST_DEPTH:
-            what = f"the spec holds more than {MOST_NODES} values or nests deeper than {MOST_DEPTH}"
-            raise SpecError([Problem(what, source=self.source.name, because="aliases count each time they are used")])
-        mark, end = node.start_mark, node.end_mark
-        width = end.column - mark.column if end.line == mark.line else 1
-        self.source.marks.setdefault(path, (mark.line + 1, mark.column + 1, max(1, width)))
+            raise _too_large(self.source)
+        self.source.marks[path] = _place(node)
+        if not _PLAIN_TAG.match(node.tag):
+            because = "a spec is data and never builds objects"
+            self._report(node, path, f"the tag '{node.tag}' is refused", because, "remove the tag")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self._scalar(node)
+        return self._scalar(node, path)
 
-    def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: Address) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is None or key == "<<":
-                self._object(key_node, "a key must be a word", instead="write the fields out (there are no merge keys)")
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._report(key_node, (*path, "?"), "a key must be a word", instead="quote it, if it is meant as text")
+                continue
+            key = str(key_node.value)
+            below = (*path, key)
+            if key_node.tag.endswith(":merge"):
+                because = "a spec says what it means in one place"
+                self._report(key_node, path, "merge keys (<<) are not read", because, "write the fields out")
                 continue
             if key in data:
-                self._object(
-                    key_node,
-                    f"the key '{key}' stands twice",
-                    because="only one of them could count",
-                    instead="keep one",
-                )
-            data[key] = self._value(value_node, (*path, key))
-            if isinstance(value_node, yaml.ScalarNode) and not value_node.value:
-                start = key_node.start_mark
-                self.source.marks[(*path, key)] = (start.line + 1, start.column + 1, len(key))
-            self.source.marks.setdefault(
-                (*path, key, "*key*"), (key_node.start_mark.line + 1, key_node.start_mark.column + 1, len(key))
-            )
+                because = "only one of them could count"
+                self._report(key_node, below, f"the key '{key}' stands twice", because, "keep one")
+            data[key] = self._value(value_node, below)
+            self.source.marks[(*below, KEY)] = _place(key_node)
+            if isinstance(value_node, yaml.ScalarNode) and value_node.start_mark.index == value_node.end_mark.index:
+                self.source.marks[below] = _place(key_node)
         return data
 
-    def _scalar(self, node: yaml.Node) -> Any:
-        text: str = node.value
-        kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        if kind not in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value"):
-            self._object(
-                node,
-                f"the tag '{node.tag}' is refused",
-                because="a spec is data and never builds objects",
-                instead="remove the tag",
-            )
-            return text
-        if getattr(node, "style", None):
-            return text
-        if self.strict and (exponent := _EXPONENT_ONLY.match(text)):
-            number = f"{exponent[1]}.0e{exponent[3]}" if exponent[1] else f"{exponent[4]}+{exponent[5]}"
-            self._object(
-                node, f"'{text}' is text for YAML 1.1 and a number for YAML 1.2", instead=f"write {number}, or quote it"
-            )
-        if self.strict and _YAML11_BOOL.match(text):
-            self._object(
-                node,
-                f"'{text}' is a boolean for YAML 1.1 and text for YAML 1.2",
-                instead="write true or false, or quote it",
-            )
-        if self.strict and _OCTAL.match(text):
-            self._object(
-                node,
-                f"'{text}' is octal for YAML 1.1 and decimal for YAML 1.2",
-                instead="drop the leading zero, or quote it",
-            )
-        if text.lower() in _CONSTANTS:
-            return _CONSTANTS[text.lower()]
-        if _INT.match(text):
-            return int(text)
-        return float(text) if _FLOAT.match(text) or _EXPONENT_ONLY.match(text) else text
+    def _scalar(self, node: yaml.Node, path: Address) -> Any:
+        line, column, _ = _place(node)
+        words = list(re.finditer(r"\S+", node.value))
+        if getattr(node, "style", None) is not None:
+            return node.value
+        if len(words) > 1 and node.start_mark.line == node.end_mark.line:  # `momentum spectral` is a list of stages
+            for index, word in enumerate(words):
+                self.source.marks[(*path, index)] = (line, column + word.start(), len(word[0]))
+        reads_alike = self.json or not _PLAIN_TAG.match(node.tag)
+        if not reads_alike and (found := ambiguity(node.value, node.tag.rpartition(":")[2])):
+            self._report(node, path, found[0], instead=found[1])
+        return scalar(node.value)
+
+
+def _place(node: yaml.Node) -> Place:
+    """Line and column from 1, and the width on that line."""
+    start, end = node.start_mark, node.end_mark
+    return start.line + 1, start.column + 1, max(1, end.column - start.column) if end.line == start.line else 1

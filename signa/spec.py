@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from .address import set_address
-from .errors import Advice, Fault, Problem, RegistryError, SpecError
-from .sentence import PARTS, Method
+from .errors import Fault, Problem, RegistryError, SpecError
+from .json_schema import document
 from .plugin import load_plugins
-from .presets import MethodField, presets
-from .reading import validated
-from .rule import Frozen, NonNegative, closest, plain
+from .presets.registry import MethodField, presets, unknown_preset
+from .reading import changed, validated
+from .rule import Count, Flag, Frozen, NonNegative, plain
+from .scalars import kind_of
 from .scaling import Scaling, UnitGain, scalings
+from .sentence import PARTS, Method
 from .sources import Source, read
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
+#: From a version to the function that turns its data into the next version's. Version 1 is the first.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 def _strings(value: Any) -> Any:
+    if not isinstance(value, str | list | tuple):
+        raise Fault(f"expected text or a list of texts, got {value!r}")
     return (value,) if isinstance(value, str) else value
 
 
@@ -32,13 +38,8 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(_strings)]
 
 
 def _bound(value: Any) -> Any:
-    text = str(value).replace(" ", "")
-    digits = text.lstrip("<>=")
-    if (
-        isinstance(value, bool)
-        or not digits.isdecimal()
-        or text[: -len(digits)] not in ("", "==", ">=", "<=", ">", "<")
-    ):
+    text = "" if isinstance(value, bool) else str(value).replace(" ", "")
+    if value != "" and not re.fullmatch(r"(==|>=|<=|>|<)?[0-9]{1,3}", text):
         raise Fault(f"ndim cannot be compared with {value!r}", instead="write a number, or '>=2'")
     return text
 
@@ -58,23 +59,23 @@ class Group(Frozen):
         method: a preset's name or the six parts; parts may stand in the group itself and then replace the preset's.
         lr, weight_decay: start values of the param_group.
         scaling: rule of the layers' learning-rate multipliers.
-        matrix: an einops pattern ``"(three h d) i -> three h d i"`` whose last two axes are the matrix; the others are a
-            batch. Empty: ``o i ... -> o (i ...)``, and a column for 0 and 1 axes.
+        matrix: an einops pattern ``"(three h d) i -> three h d i"`` whose last two axes are the matrix; the others are
+            a batch. Empty: ``o i ... -> o (i ...)``, and a column for 0 and 1 axes.
         sizes: lengths of axes that the pattern splits.
     """
 
     name: str = ""
     match: Strings = ()
-    ndim: Annotated[str, BeforeValidator(_bound)] | Literal[""] = ""
+    ndim: Annotated[str, BeforeValidator(_bound)] = ""
     module: Strings = ()
-    tied: bool | None = None
-    optional: bool = False
+    tied: Flag | None = None
+    optional: Flag = False
     method: MethodField
     lr: NonNegative
     weight_decay: NonNegative = 0.0
     scaling: Annotated[Scaling, scalings] = UnitGain()
     matrix: str = ""
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Count] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -85,6 +86,17 @@ class Group(Frozen):
         parts = {key: value for key, value in data.items() if key in PARTS}
         base = rest.get("method")
         return rest | {"method": {"method": base, **parts} if base is not None else parts}
+
+
+def _known_version(version: Any) -> Any:
+    if isinstance(version, bool) or version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        raise Fault(
+            f"specs of version {version!r} are not understood",
+            because=f"this SignA reads version {SCHEMA_VERSION}",
+            instead="install a newer SignA" if newer else f"write version: {SCHEMA_VERSION}",
+        )
+    return version
 
 
 def _has_groups(groups: tuple[Group, ...]) -> tuple[Group, ...]:
@@ -104,41 +116,34 @@ class Spec(Frozen):
     (0.95, 12)
     """
 
-    version: Literal[1] = SCHEMA_VERSION
+    version: Annotated[Literal[1], BeforeValidator(_known_version)] = SCHEMA_VERSION
     groups: Annotated[tuple[Group, ...], AfterValidator(_has_groups)]
     plugins: Strings = ()
     train: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_mapping(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping | Spec):
+            raise Fault("a spec is a mapping with the key 'groups'", instead="write groups: and the list below it")
+        return data
+
     @classmethod
     def load(cls, source: Any, *, plugins: Iterable[str | Path] = (), set: Mapping[str, Any] | None = None) -> Spec:
-        """A spec from a path, a mapping, a preset's name, a Method or a Spec, with some addresses overridden.
+        """A spec from a path, a mapping, a preset's name, a Method or a Spec; ``set`` then changes it, by address.
 
         Raises:
             SpecError: everything that is wrong with it, each problem at its place.
         """
+        plugins = list(plugins)
         load_plugins(plugins)
         data, places, problems = _data(source)
-        named = data.get("plugins", ()) if isinstance(data, Mapping) else ()
-        wanted = [named] if isinstance(named, str) else list(named or ())
-        missing = {str(name) for name in wanted} - {Path(p).name for p in plugins} - {str(p) for p in plugins}
         try:
-            if set:
-                data = json.loads(json.dumps(data))
-                for address, value in set.items():
-                    set_address(data, address, value)
-            return validated(cls, data, places, problems)
-        except Fault as fault:
-            raise SpecError(
-                [Problem(fault.what, str(fault.at[0]), because=fault.because, instead=fault.instead)]
-            ) from None
+            spec = validated(cls, _migrated(data), places, problems)
         except SpecError as error:
-            if not missing:
-                raise
-            what = f"the spec names plug-ins that were not passed: {', '.join(sorted(missing))}"
-            because = "a spec is data: a plug-in's code runs only when the caller names the file as well"
-            remedy = f"pass --plugin {sorted(missing)[0]}, or plugins=['{sorted(missing)[0]}']"
-            first = places.locate(Problem(what, "plugins", ("plugins",), because, remedy))
-            raise SpecError([first, *error.problems]) from None
+            absent = _not_passed(data, plugins)
+            raise SpecError([*map(places.locate, absent), *error.problems]) from None
+        return changed(spec, set) if set else spec
 
     @property
     def id(self) -> str:
@@ -156,14 +161,14 @@ class Spec(Frozen):
         Raises:
             SpecError: an address that leads nowhere, or a value that does not fit.
         """
-        return type(self).load(self, set=changes)
+        return changed(self, changes)
 
     def dump(self, form: Literal["yaml", "json", "toml"] = "yaml", *, resolved: bool = True) -> str:
         """The spec as text; ``resolved`` writes every default out. Reading the text back gives an equal spec."""
         data = plain(self, resolved=resolved)
         data = {key: value for key, value in data.items() if value not in ([], {})}
         if form == "json":
-            return json.dumps(data, indent=2) + "\n"
+            return json.dumps(data, indent=2, allow_nan=False) + "\n"
         if form == "toml":
             raise SpecError([Problem("specs are not written as TOML", instead="write YAML or JSON (TOML is read)")])
         return "# yaml-language-server: $schema=./signa.schema.json\n" + dump_yaml(data)
@@ -181,70 +186,99 @@ class Spec(Frozen):
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a spec file, listing what is registered now."""
-    document = Spec.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SignA spec", **document}
+    return document(Spec)
 
 
 def for_preset(method: str | Method, lr: float | None = None) -> Spec:
-    """The spec of a preset's name (or a Method): embeddings, tied weights and heads to AdamW, matrices to the method."""
-    if isinstance(method, str):
+    """The spec of a preset (or a Method): embeddings, tied weights and heads to AdamW, other matrices to the method."""
+    if isinstance(method, Method):
+        name, rate, sentence = "matrices", lr, method
+    else:
         try:
             preset = presets.get(method)
         except RegistryError:
-            names = presets.names()
-            near = closest(method, names)
-            what = f"unknown preset '{method}'"
-            remedy = near if "?" in near else "name a preset, or a spec file with its suffix"
-            raise SpecError([Problem(what, because=f"known: {', '.join(names)}", instead=remedy)]) from None
-        method, lr, name = preset.method, preset.lr if lr is None else lr, presets.canonical(method)
-    else:
-        name = "matrices"
-    if lr is None:
+            fault = unknown_preset(method)
+            remedy = fault.instead or "name a preset, or a spec file with its suffix"
+            raise SpecError([Problem(fault.what, because=fault.because, instead=remedy)]) from None
+        name, rate, sentence = presets.canonical(method), preset.lr if lr is None else lr, preset.method
+    if rate is None:
         raise SpecError([Problem("a Method needs a learning rate", instead="pass lr=0.02 to signa.build")])
     aux = {"method": presets.get("adamw").method, "lr": 3e-4, "optional": True}
     groups = [
         {"name": "embeddings", "module": "Embedding", **aux},
         {"name": "tied", "tied": True, **aux},
         {"name": "heads", "match": ("*embed*", "*head*", "*classifier*"), **aux},
-        {"name": name, "ndim": ">=2", "method": method, "lr": lr, "optional": True},
+        {"name": name, "ndim": ">=2", "method": sentence, "lr": rate, "optional": True},
         {"name": "rest", "match": "*", **aux},
     ]
     return validated(Spec, {"groups": groups})
 
 
 def dump_yaml(data: Any) -> str:
-    """Block YAML with short lists in one line and floats that YAML 1.1 and 1.2 both read as floats."""
+    """Block YAML with short lists in one line and scalars that YAML 1.1 and 1.2 read alike.
 
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
+    >>> print(dump_yaml({"lr": 1e-05, "name": "1e-3"}), end="")
+    {lr: 1.0e-05, name: '1e-3'}
+    """
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110))
 
-    def number(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
-        text = repr(value)
-        if "e" in text and "." not in text:
-            text = text.replace("e", ".0e")
-        return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
-    Dumper.add_representer(float, number)
-    return str(yaml.dump(data, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=110))
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, without aliases, quoting what YAML 1.2 would not read as text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def real(self, value: float) -> yaml.Node:
+        text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
+        text = text.replace("e", ".0e") if "e" in text and "." not in text else text
+        return self.represent_scalar("tag:yaml.org,2002:float", text)
+
+    def text(self, value: str) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=None if kind_of(value) == "str" else "'")
+
+
+_Dumper.add_representer(float, _Dumper.real)
+_Dumper.add_representer(str, _Dumper.text)
 
 
 def _data(source: Any) -> tuple[Any, Source, list[Problem]]:
+    """The data of whatever a spec is made from, its places, and what is wrong with its text."""
     if isinstance(source, Spec):
         return plain(source, resolved=False), Source(), []
     if isinstance(source, Mapping):
         return dict(source), Source(), []
-    if (
-        isinstance(source, str)
-        and Path(source).suffix not in (".yaml", ".yml", ".json", ".toml")
-        or isinstance(source, Method)
-    ):
+    path = Path(source) if isinstance(source, str | Path) else None
+    if isinstance(source, Method) or (isinstance(source, str) and path and not path.suffix and path.name == source):
         return plain(for_preset(source), resolved=False), Source(), []
-    if isinstance(source, str | Path):
-        data, places, problems = read(Path(source))
-        return ({} if data is None else data), places, problems
+    if path:
+        data, places, problems = read(path)
+        if data is None and not problems:
+            remedy = "begin with groups: [{match: ['*'], method: signmuon, lr: 0.02}]"
+            raise places.refuse("the spec is empty", instead=remedy)
+        return data, places, problems
     what = f"a {type(source).__name__} is no spec"
     raise SpecError([Problem(what, instead="pass a preset's name, a path, a mapping, a Method or a Spec")])
 
 
-__all__ = ["Advice", "Group", "Spec", "dump_yaml", "for_preset", "schema"]
+def _migrated(data: Any) -> Any:
+    """Data of an older version as this version's. A spec that names no version is of this one."""
+    while isinstance(data, dict) and isinstance(version := data.get("version"), int) and version in MIGRATIONS:
+        data = MIGRATIONS[version](data)
+    return data
+
+
+def _not_passed(data: Any, plugins: list[str | Path]) -> list[Problem]:
+    """That a spec names plug-ins whose code the caller did not ask for, if so."""
+    named = data.get("plugins", ()) if isinstance(data, Mapping) else ()
+    named = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
+    passed = {Path(path).name for path in plugins}
+    absent = [name for name in named if isinstance(name, str) and Path(name).name not in passed]
+    if not absent:
+        return []
+    what = f"the spec names plug-ins that were not passed: {', '.join(absent)}"
+    because = "a spec is data: a plug-in's code runs only when the caller names the file as well"
+    return [Problem(what, "plugins", ("plugins",), because, f"pass --plugin {absent[0]}, or plugins=['{absent[0]}']")]
+
+
+__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "Group", "Spec", "dump_yaml", "for_preset", "schema"]

@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .aggregators import Aggregator, MajorityVote
+from .aggregators import Aggregator
 from .coins import Coins
 from .compressors import Compressor, Identity, ScaledSign
 from .errors import Fault
 from .feedback import EF14, Feedback
-from .lmo import LMO, Frobenius, Linf, Spectral
+from .lmo import LMO, Frobenius, Spectral
 from .lmo.newton_schulz import exact_polar
 from .rule import Rule
 from .scaling import Scaling
@@ -34,13 +33,13 @@ SHAPES = ((1, 1), (1, 7), (7, 1), (9, 21), (16, 40), (65, 33))
 
 BANDS: dict[str, tuple[float, float]] = {
     "exact": (1.0, 1.0),
-    "polar6": (0.98, 1.02),
+    "polar6": (0.98, 1.01),
     "polar5": (0.85, 1.15),
-    "jordan5": (0.67, 1.22),
-    "quintic5": (0.92, 1.1),
-    "cubic5": (0.79, 1.22),
+    "jordan5": (0.67, 1.21),
+    "quintic5": (0.97, 1.15),
+    "cubic5": (0.64, 1.31),
 }
-"""Between which bounds ``<g, d> / dual(g)`` and ``||d||`` of a schedule lie for Gaussian matrices of SHAPES (measured)."""
+"""Where ``<g, d> / dual(g)`` and ``||d||`` of a schedule lie for Gaussian matrices of SHAPES (measured)."""
 
 Law = Callable[[Any, Tensor], None]
 
@@ -55,14 +54,16 @@ def check_component(
 ) -> None:
     """Put a component to every law of its sort (or those named in ``only``), on Gaussian matrices of some shapes.
 
-    An LMO may declare ``band = (low, high)``, between which ``<g, d> / dual(g)`` and ``||d||`` lie; without, it is exact.
+    An LMO may declare two class variables: ``band = (low, high)``, between which ``<g, d> / dual(g)`` and ``||d||`` lie
+    (else both are 1), and ``rounds = True`` where LAPACK decides its last bits, which then need not be odd, nor the
+    same under any number of threads.
 
     Raises:
         AssertionError: with the component, the law, the shape, the dtype and the seed, and what went wrong.
 
     >>> from signa.compressors import Sign
     >>> check_component(Sign()), list(laws(Sign()))[:3]
-    (None, ['borrows', 'same alone and stacked', 'zero stays zero'])
+    (None, ['borrows', 'same alone and stacked', 'same on two threads'])
     """
     chosen = {name: law for name, law in laws(rule).items() if not only or name in only}
     if missing := set(only) - set(chosen):
@@ -133,6 +134,11 @@ def _band(rule: LMO) -> tuple[float, float]:
     return low, high
 
 
+def _rounds(rule: Rule) -> bool:
+    """Whether the last bits are LAPACK's: its U of a matrix from about 65 x 33 on depends on the threads."""
+    return rule.schedule == "exact" if isinstance(rule, Spectral) else bool(getattr(rule, "rounds", False))
+
+
 def _stack(x: Tensor) -> Tensor:
     """x with four companions, (5, m, n): another, one with zeros inside, a zero matrix, a tiny one."""
     others = sample(3, *x.shape, seed=1 + int(1e6 * abs(float(x.flatten()[0]))), dtype=x.dtype)
@@ -150,30 +156,41 @@ def _untouched(tensors: Sequence[Tensor], call: Callable[[], object]) -> None:
         _require(torch.equal(tensor, was) and tensor._version == version, "it writes a tensor that is only lent to it")
 
 
-def _same(a: Tensor, b: Tensor, what: str) -> None:
-    if not torch.equal(a, b):
+def _same(a: Tensor, b: Tensor, what: str, *, within: float = 0.0) -> None:
+    if not torch.equal(a, b) and not (within and torch.allclose(a, b, rtol=within, atol=within)):
         gap = f"by {float((a.double() - b.double()).abs().max()):.3g}" if a.shape == b.shape else "in shape"
         raise AssertionError(f"{what}: differs {gap}")
 
 
-def _alone_and_stacked(run: Callable[[Tensor, list[int]], list[Tensor]], stack: Tensor) -> None:
-    """``run`` gives, for matrices (..., m, n) and their row numbers, tensors with those leading axes."""
+Run = Callable[[Tensor, list[int]], list[Tensor]]
+"""A component over matrices (..., m, n) with row numbers: its tensors with those leading axes."""
+
+
+def _alone_and_stacked(run: Run, x: Tensor) -> None:
+    stack = _stack(x)
     numbers = list(range(len(stack)))
     with threads(1):
         together = run(stack, numbers)
         apart = [run(stack[i], [i]) for i in numbers]
         deeper = run(stack[:4].reshape(2, 2, *stack.shape[1:]), numbers[:4])
         turned = run(stack.mT.contiguous().mT, numbers)
-    with threads(2):
-        doubled = run(stack, numbers)
-        doubled_apart = run(stack[0], [0])
     for index, whole in enumerate(together):
         for i in numbers:
             _same(whole[i], apart[i][index], f"matrix {i} of a stack is not what it is alone (output {index})")
         _same(whole[:4], deeper[index].flatten(0, 1), f"two leading axes are not one (output {index})")
         _same(whole, turned[index], f"another memory layout, other bits (output {index})")
-        _same(whole, doubled[index], f"two threads, other bits (output {index})")
-        _same(whole[0], doubled_apart[index], f"two threads alone, other bits (output {index})")
+
+
+def _threaded(run: Run, x: Tensor, *, within: float = 0.0) -> None:
+    """One or two threads: only for matrices that, once tiled, are large enough to be shared out (32,768 entries)."""
+    if x.numel() < 1000 or x.dtype != torch.float32:
+        return
+    found = []
+    for count in (1, 2):
+        with threads(count):
+            found.append(run(x.repeat(4, 4), [0]))
+    for index, (one, two) in enumerate(zip(*found, strict=True)):
+        _same(one, two, f"two threads, other bits (output {index})", within=within)
 
 
 def _alphabet(y: Tensor, s: Signal) -> None:
@@ -224,13 +241,21 @@ def _stage_state(rule: Stage, x: Tensor) -> None:
             _require(now[name][0] is kept[name][0] and now[name][1:] == kept[name][1:], f"state '{name}' is replaced")
 
 
-def _stage_batch(rule: Stage, x: Tensor) -> None:
+def _stage_run(rule: Stage) -> Run:
     def run(x: Tensor, rows: list[int]) -> list[Tensor]:
         state, ctx = rule.init(x * 0.5), context(rows, x * 2 + 1)
         puts = [rule(x * factor, state, ctx).clone() for factor in (1.0, -0.3, 0.7)]
         return [*puts, *state.values()]
 
-    _alone_and_stacked(run, _stack(x))
+    return run
+
+
+def _stage_batch(rule: Stage, x: Tensor) -> None:
+    _alone_and_stacked(_stage_run(rule), x)
+
+
+def _stage_threads(rule: Stage, x: Tensor) -> None:
+    _threaded(_stage_run(rule), x, within=1e-6 if _rounds(rule) else 0.0)
 
 
 def _stage_zero(rule: Stage, x: Tensor) -> None:
@@ -306,7 +331,8 @@ def _lmo_scale(rule: LMO, x: Tensor) -> None:
 
 def _lmo_odd(rule: LMO, x: Tensor) -> None:
     stack = _stack(x)
-    _same(rule.direction(-stack), -rule.direction(stack), "d(-g) is not -d(g)")
+    within = _tolerance(x) if _rounds(rule) else 0.0
+    _same(rule.direction(-stack), -rule.direction(stack), "d(-g) is not -d(g)", within=within)
 
 
 def _invariant(rule: LMO, x: Tensor) -> None:
@@ -318,7 +344,7 @@ def _invariant(rule: LMO, x: Tensor) -> None:
     half = isinstance(rule, Spectral) and rule.schedule != "exact" and rule.dtype == "bfloat16"
     gap = float(torch.linalg.vector_norm(turned - straight) / torch.linalg.vector_norm(straight))
     least = float(torch.linalg.svdvals(x.double())[-1] / torch.linalg.svdvals(x.double())[0])
-    allowed = 4e-2 if half else 1e-3 if x.dtype == torch.float32 or _narrow(rule) else 1e-9
+    allowed = 8e-2 if half else 1e-3 if x.dtype == torch.float32 or _narrow(rule) else 1e-9
     _require(gap <= allowed, f"d(U g V) and U d(g) V are {gap:.3g} apart (sigma_min / sigma_max = {least:.2g})")
 
 
@@ -327,9 +353,9 @@ def _narrow(rule: LMO) -> bool:
 
 
 def _transposed(rule: LMO, x: Tensor) -> None:
-    """d(g^T) = d(g)^T: bit for bit unless the matrix is square, or the oracle an SVD."""
+    """d(g^T) = d(g)^T: under Newton-Schulz bit for bit unless the matrix is square."""
     d, turned = rule.direction(x), rule.direction(x.mT).mT
-    if x.shape[0] != x.shape[1] and not (isinstance(rule, Spectral) and rule.schedule == "exact"):
+    if isinstance(rule, Spectral) and x.shape[0] != x.shape[1] and not _rounds(rule):
         _same(d, turned, "d(g^T) is not d(g)^T")
     _require(torch.allclose(d, turned, atol=_tolerance(x) * 10, rtol=0), "d(g^T) is not near d(g)^T")
 
@@ -347,7 +373,11 @@ def _compressor_borrows(rule: Compressor, x: Tensor) -> None:
 
 
 def _compressor_batch(rule: Compressor, x: Tensor) -> None:
-    _alone_and_stacked(lambda x, rows: [rule(x, context(rows)).clone()], _stack(x))
+    _alone_and_stacked(lambda x, rows: [rule(x, context(rows)).clone()], x)
+
+
+def _compressor_threads(rule: Compressor, x: Tensor) -> None:
+    _threaded(lambda x, rows: [rule(x, context(rows)).clone()], x, within=1e-6 if _rounds(rule) else 0.0)
 
 
 def _compressor_zero(rule: Compressor, x: Tensor) -> None:
@@ -366,7 +396,7 @@ def _compressor_contracts(rule: Compressor, x: Tensor) -> None:
     cases = torch.stack([x, torch.ones_like(x), spike, x**5, x * (x > 0), torch.zeros_like(x)]).double()
     lost = (rule(cases, context(range(6))) - cases).square().sum((-2, -1))
     allowed = (1 - delta) * cases.square().sum((-2, -1))
-    _require((lost <= allowed * (1 + 1e-9) + 1e-18).all(), f"||C(x) - x||^2 is {lost.tolist()}, over {allowed.tolist()}")
+    _require((lost <= allowed * (1 + 1e-9) + 1e-18).all(), f"||C(x) - x||^2 is {lost.tolist()} > {allowed.tolist()}")
 
 
 def _compressor_bits(rule: Compressor, x: Tensor) -> None:
@@ -384,20 +414,25 @@ def _compressor_signal(rule: Compressor, x: Tensor) -> None:
     _alphabet(y, s)
     if s.norm is not None:
         norm, size = s.norm(*x.shape), float(torch.linalg.vector_norm(y[0].double()))
-        _require(abs(size - norm) <= 1e-5 * norm, f"its nominal Frobenius norm is {norm:.6g}, a Gaussian's is {size:.6g}")
+        _require(abs(size - norm) <= 1e-5 * norm, f"its nominal norm is {norm:.6g}, a Gaussian's is {size:.6g}")
 
 
 # Aggregators ---------------------------------------------------------------------------------------------------------
 
 
+def _reads_dense(rule: Aggregator) -> bool:
+    try:
+        rule.signal(Signal("direction"))
+    except Fault:
+        return False
+    return True
+
+
 def _messages(rule: Aggregator, x: Tensor, workers: int) -> Iterator[Tensor]:
     """Messages (N, 2, m, n) that the rule reads: dense ones if it does, and +-1."""
     dense = sample(workers, 2, *x.shape, seed=int(1e6 * abs(float(x.flatten()[0]))), dtype=x.dtype)
-    try:
-        rule.signal(Signal("direction"))
+    if _reads_dense(rule):
         yield dense
-    except Fault:
-        pass
     yield dense.sign()
 
 
@@ -410,21 +445,18 @@ def _aggregator_borrows(rule: Aggregator, x: Tensor) -> None:
         active, ctx = _everyone(messages), context(range(2))
         _untouched([messages, active], lambda m=messages, a=active, c=ctx: rule(m, a, c))  # type: ignore[misc]
         y = rule(messages, active, ctx)
-        _require(y.shape == messages.shape[1:] and y.dtype == x.dtype, f"{tuple(messages.shape)} became {tuple(y.shape)}")
+        _require(y.shape == messages.shape[1:] and y.dtype == x.dtype, f"messages became {tuple(y.shape)}")
         _same(y, rule(messages, active, ctx), "the same messages and coins give two results")
 
 
 def _aggregator_batch(rule: Aggregator, x: Tensor) -> None:
     def run(x: Tensor, rows: list[int]) -> list[Tensor]:
-        found = []
-        for sign in (False, True):
-            votes = torch.stack([x, -x * 0.5, x + 1, x.abs() - 0.5])
-            votes = votes.sign() if sign else votes
-            if sign or any(len(m) and not m.abs().eq(1).all() for m in _messages(rule, votes.flatten(0, -3)[0], 1)):
-                found.append(rule(votes, torch.ones(votes.shape[:-2], dtype=torch.bool), context(rows)))
-        return found
+        dense = torch.stack([x, -x * 0.5, x + 1, x.abs() - 0.5])
+        active = torch.ones(dense.shape[:-2], dtype=torch.bool)
+        return [rule(votes, active, context(rows)) for votes in ((dense, dense.sign()) if reads else (dense.sign(),))]
 
-    _alone_and_stacked(run, _stack(x))
+    reads = _reads_dense(rule)
+    _alone_and_stacked(run, x)
 
 
 def _aggregator_anonymous(rule: Aggregator, x: Tensor) -> None:
@@ -533,7 +565,7 @@ def _feedback_state(rule: Feedback, x: Tensor) -> None:
 
 
 def _feedback_batch(rule: Feedback, x: Tensor) -> None:
-    _alone_and_stacked(lambda x, rows: _feedback_run(rule, x, rows, ScaledSign()), _stack(x))
+    _alone_and_stacked(lambda x, rows: _feedback_run(rule, x, rows, ScaledSign()), x)
 
 
 def _feedback_zero(rule: Feedback, x: Tensor) -> None:
@@ -546,8 +578,9 @@ def _feedback_identity(rule: Feedback, x: Tensor) -> None:
     if isinstance(rule, EF14) and rule.drain != 1:
         return  # it holds something back on purpose
     stack = _stack(x)
-    for delivered, factor in zip(_feedback_run(rule, stack, range(5), Identity())[1:6:2], (1.0, -0.4, 2.0), strict=True):
-        gap = float((delivered - stack * factor).abs().max())
+    delivered = _feedback_run(rule, stack, range(5), Identity())[1:6:2]
+    for y, factor in zip(delivered, (1.0, -0.4, 2.0), strict=True):
+        gap = float((y - stack * factor).abs().max())
         _require(gap <= _tolerance(x) * 10, f"around the identity it is no identity: {gap:.3g} off")
 
 
@@ -567,6 +600,7 @@ _STAGE: dict[str, Law] = {
     "borrows": _stage_borrows,
     "state in place": _stage_state,
     "same alone and stacked": _stage_batch,
+    "same on two threads": _stage_threads,
     "zero stays zero": _stage_zero,
     "is what its signal says": _stage_signal,
 }
@@ -585,6 +619,7 @@ _LAWS: dict[type[Rule], dict[str, Law]] = {
     Compressor: {
         "borrows": _compressor_borrows,
         "same alone and stacked": _compressor_batch,
+        "same on two threads": _compressor_threads,
         "zero stays zero": _compressor_zero,
         "contraction": _compressor_contracts,
         "bits": _compressor_bits,

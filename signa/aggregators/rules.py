@@ -76,7 +76,7 @@ class Mean(Aggregator):
 
 @aggregators.register
 class Median(Aggregator):
-    """The coordinate-wise median of those present (for an even number the mean of the middle two).
+    """``median_j x_j``, entry by entry, over those present (for an even number the mean of the middle two).
 
     Shapes: (N, ..., m, n) -> (..., m, n). Source: arXiv 1803.01498, Definition 1 (Byzantine-robust median).
 

@@ -121,14 +121,14 @@ class Settings(Frozen):
     """
 
     task: Annotated[TaskConfig, tasks] = Shakespeare()
-    steps: Count = 400
+    steps: Count = 300
     workers: Count = 5
     batch: Count = 12
     seed: int = Field(default=0, strict=True, ge=0, lt=2**63)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     schedule: Annotated[Schedule, schedules] = Wsd()
-    eval_every: Count = 100
+    eval_every: Count = 50
     log_every: Count = 10
     compare: dict[str, Positive] = Field(default_factory=dict)
 

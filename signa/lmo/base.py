@@ -17,12 +17,14 @@ class LMO(Stage):
     """``d(g) = argmax <g, d> over ||d|| <= 1``, the direction to *subtract*; a stage without state.
 
     A subclass gives :meth:`direction` and :meth:`norm`; ``frobenius``, the nominal Frobenius norm of a direction, makes
-    the unit-gain learning-rate multiplier of its layer (None: no multiplier). ``radius`` multiplies what is put out and
-    never the Signal (unit gain would cancel it).
+    the unit-gain learning-rate multiplier of its layer (None: no multiplier); ``keeps_signs`` says that d(g) has the
+    signs of g, so that nothing is left of it behind a sign. ``radius`` multiplies what is put out and never the Signal
+    (unit gain would cancel it).
     """
 
     alphabet: ClassVar[Alphabet] = "dense"
     frobenius: ClassVar[Norm | None] = None
+    keeps_signs: ClassVar[bool] = False
     radius: Positive = 1.0
 
     @abstractmethod

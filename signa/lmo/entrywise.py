@@ -33,6 +33,7 @@ class Linf(LMO):
     kind: Literal["linf"] = "linf"
     alphabet: ClassVar[Alphabet] = "ternary"
     frobenius: ClassVar[Norm] = SQRT_MN
+    keeps_signs: ClassVar[bool] = True
 
     def direction(self, g: Tensor) -> Tensor:
         """sign(g)."""
@@ -57,6 +58,7 @@ class Column(LMO):
 
     kind: Literal["column"] = "column"
     frobenius: ClassVar[Norm] = SQRT_N
+    keeps_signs: ClassVar[bool] = True
 
     def direction(self, g: Tensor) -> Tensor:
         """g_ij / ||g_:j||."""
@@ -81,6 +83,7 @@ class Row(LMO):
 
     kind: Literal["row"] = "row"
     frobenius: ClassVar[Norm] = SQRT_M
+    keeps_signs: ClassVar[bool] = True
 
     def direction(self, g: Tensor) -> Tensor:
         """g_ij / ||g_i:||."""
@@ -105,6 +108,7 @@ class Frobenius(LMO):
 
     kind: Literal["frobenius"] = "frobenius"
     frobenius: ClassVar[Norm] = ONE
+    keeps_signs: ClassVar[bool] = True
 
     def direction(self, g: Tensor) -> Tensor:
         """g / ||g||_F."""

@@ -23,14 +23,14 @@ Normalisation: TypeAlias = Literal["schatten4", "frobenius"]
 
 _SIDE = 32  # both sides are padded to a multiple of it: ragged ones take another path in a stack than alone
 _WIDTH = 320  # longest inner product that no library split over 2 to 16 threads, at any side from 32 up
-_STACK = 512  # larger matrices go one by one: nothing to gain, and temporaries of one matrix instead of all
+_GROUP = 1 << 20  # larger matrices go one by one: nothing to gain, and temporaries of one matrix instead of all
 
 
 def _best_quintic(lower: float, upper: float) -> Row:
     """The odd quintic p that minimises max |1 - p(x)| over lower <= x <= upper, by Remez exchange.
 
-    p(x) = x q(x^2), so p(x_i) = 1 -+ error at four alternating points says which values the quadratic q takes there: its
-    third divided difference vanishes, which gives the error, and Newton's form gives q.
+    p(x) = x q(x^2), so p(x_i) = 1 -+ error at four alternating points says which values the quadratic q takes there:
+    its third divided difference vanishes, which gives the error, and Newton's form gives q.
     """
     if lower > (1 - 5e-6) * upper:  # the exchange loses its digits; this is its limit
         return 15 / 8 / upper, -10 / 8 / upper**3, 3 / 8 / upper**5
@@ -67,8 +67,8 @@ def polar_express(
 ) -> tuple[Row, ...]:
     """Polar Express: step k is the odd quintic that is optimal for where step k-1 left the singular values.
 
-    They start in [lower, 1]; step k maps [l, u] to [l', 2 - l'], and the next quintic is made for that. All rows but the
-    last take x / safety for x, so that rounding cannot throw a value past the interval's end.
+    They start in [lower, 1]; step k maps [l, u] to [l', 2 - l'], and the next quintic is made for that. All rows but
+    the last take x / safety for x, so that rounding cannot throw a value past the interval's end.
 
     Args:
         lower: the smallest singular value that is to reach 1.
@@ -187,7 +187,7 @@ def orthogonalise(
         return orthogonalise(x.mT, coefficients, normalisation=normalisation, dtype=dtype).mT
     matrices = x.detach().reshape(-1, m, n)
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
-    size = 1 if m > _STACK else max(len(matrices), 1)
+    size = max(1, _GROUP // (m * n))
     for part, out in zip(matrices.split(size), result.split(size)):
         X, A = _normalised(part, normalisation, dtype)
         for step, (a, b, c) in enumerate(coefficients):
@@ -200,17 +200,18 @@ def orthogonalise(
 def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """X = x / norm, padded with zeros (which every step keeps), and A = X X^T."""
     B, m, n = x.shape
-    blocks = -(-n // max(_WIDTH, m))
     unit, _ = power_of_two_scale(x.to(torch.promote_types(x.dtype, torch.float32)))
-    unit /= _nonzero(matrix_sum(unit.square()).sqrt())
-    X = unit.new_zeros(B, m + -m % _SIDE, n + -n % (_SIDE * blocks), dtype=dtype)
+    X = unit.new_zeros(B, m + -m % _SIDE, n + -n % _SIDE, dtype=dtype)
+    if normalisation == "frobenius":
+        unit /= _nonzero(matrix_sum(unit.square()).sqrt())
+        X[:, :m, :n] = unit
+        return X, _gram(X)
+    unit *= 2.0 ** -math.ceil(math.log2(m * n) / 2)  # so that ||X||_F <= 2: A fits every dtype
     X[:, :m, :n] = unit
     A = _gram(X)
-    if normalisation == "schatten4":
-        fourth = _nonzero(matrix_sum(A.to(unit.dtype).square()).sqrt())
-        X /= fourth.sqrt()
-        A /= fourth
-    return X, A
+    fourth = _nonzero(matrix_sum(A.to(unit.dtype).square()).sqrt())
+    X[:, :m, :n] = unit.div_(fourth.sqrt())  # from the unrounded entries: rounded once, not twice
+    return X, A.div_(fourth)
 
 
 def _nonzero(norm: Tensor) -> Tensor:
@@ -218,19 +219,18 @@ def _nonzero(norm: Tensor) -> Tensor:
 
 
 def _gram(X: Tensor) -> Tensor:
-    """X X^T, (B, m, n) -> (B, m, m): over blocks of columns, which are then added in float32 or wider, in order."""
-    blocks = -(-X.shape[-1] // max(_WIDTH, X.shape[-2]))
-    if blocks > 1:
-        X = X.unflatten(-1, (blocks, -1)).movedim(-2, 1).flatten(0, 1)
+    """X X^T, (B, m, n) -> (B, m, m): in blocks of columns, which are added in float32 or wider, in order."""
+    width = max(_WIDTH, X.shape[-2])
+    blocks = (block.contiguous() for block in X.split(width, -1))  # a strided block transposed is copied far slower
     # MKL's bits depend on the threads less if nothing is transposed; oneDNN's (2 bytes an entry) never did.
-    A = torch.bmm(X, X.mT if X.dtype.itemsize == 2 else X.mT.contiguous())
-    if blocks == 1:
+    products = (torch.bmm(block, block.mT if X.dtype.itemsize == 2 else block.mT.contiguous()) for block in blocks)
+    A = next(products)
+    if X.shape[-1] <= width:
         return A
-    first, *others = A.unflatten(0, (-1, blocks)).unbind(1)
-    total = first.to(torch.promote_types(A.dtype, torch.float32), copy=True)
-    for other in others:
-        total += other
-    return total.to(A.dtype)
+    A = A.to(torch.promote_types(X.dtype, torch.float32))
+    for product in products:
+        A += product
+    return A.to(X.dtype)
 
 
 def _fused(X: Tensor, A: Tensor, a: float, b: float, c: float) -> Tensor:
@@ -263,6 +263,6 @@ def exact_polar(x: Tensor) -> Tensor:
     tensor([[1., 0.],
             [0., 0.]])
     """
-    U, S, Vh = torch.linalg.svd(x.detach().to(torch.float64), full_matrices=False)
+    U, S, Vh = torch.linalg.svd(x.detach().reshape(-1, *x.shape[-2:]).to(torch.float64), full_matrices=False)
     kept = max(x.shape[-2:]) * torch.finfo(x.dtype).eps * S[..., :1] < S
-    return ((U * kept.unsqueeze(-2)) @ Vh).to(x.dtype)
+    return torch.bmm(U * kept.unsqueeze(-2), Vh).view(x.shape).to(x.dtype)

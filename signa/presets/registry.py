@@ -9,11 +9,14 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from ..errors import Fault, RegistryError
-from ..sentence import Method
+from ..errors import Fault, Problem, RegistryError, SpecError
 from ..reading import validated
 from ..rule import Frozen, Positive, closest
+from ..sentence import Method
 from ..sources import read
+
+#: Other names: the reference's, and Signum for SignSGD with momentum (arXiv 1802.04434, Algorithm 2).
+_ALIASES = {"muonserver": "muon", "muonlmoserver": "muon", "signum": "signsgd", "adam": "adamw"}
 
 
 class Preset(Frozen):
@@ -29,14 +32,6 @@ class Preset(Frozen):
 class PresetRegistry:
     """Presets by name; spelling variants (``EF21-MuonSign``) and the reference's aliases are understood."""
 
-    _aliases = {
-        "muonserver": "muon",
-        "signum": "signsgd",
-        "adam": "adamw",
-        "muon_server": "muon",
-        "muonlmoserver": "muon",
-    }
-
     def __init__(self) -> None:
         self._added: dict[str, Preset] = {}
 
@@ -44,18 +39,29 @@ class PresetRegistry:
     def _files(self) -> dict[str, Path]:
         return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
 
-    def register(self, name: str, preset: Preset | Method, **about: Any) -> None:
-        """Add a preset, or a method with ``summary``, ``formula``, ``source`` and ``lr``.
+    def register(
+        self,
+        name: str,
+        preset: Preset | Method,
+        *,
+        summary: str = "",
+        formula: str = "",
+        source: str = "",
+        lr: float = 0.01,
+    ) -> None:
+        """Add a preset, or a method with what a preset says about it.
 
         Raises:
-            RegistryError: the name is taken.
+            RegistryError: the name is taken, or could not be written as a word.
+            SpecError: ``lr`` is no positive number.
         """
-        if name in self.names():
+        if self.canonical(name) in self.names():
             raise RegistryError(f"preset '{name}' is registered already")
+        if not name.isidentifier():
+            raise RegistryError(f"'{name}' cannot name a preset: write letters, digits and '_'")
         if isinstance(preset, Method):
-            preset = Preset(
-                **{"summary": name, "formula": str(preset), "source": "", "lr": 0.01} | about, method=preset
-            )
+            about = {"summary": summary or name, "formula": formula or str(preset), "source": source, "lr": lr}
+            preset = validated(Preset, {**about, "method": preset})
         self._added[name] = preset
 
     def unregister(self, name: str) -> None:
@@ -67,16 +73,14 @@ class PresetRegistry:
         return sorted({*self._files, *self._added})
 
     def canonical(self, name: str) -> str:
-        """The registered name behind a spelling.
+        """The registered name behind a spelling; one that nobody registered comes back as it is.
 
-        >>> presets.canonical("EF21-MuonSign")
-        'ef21muonsign'
+        >>> presets.canonical("EF21-MuonSign"), presets.canonical("muonserver")
+        ('ef21muonsign', 'muon')
         """
-        plain = name.lower().replace("-", "_")
-        spellings = {known.replace("_", ""): known for known in self.names()}
-        return (
-            plain if plain in self.names() else self._aliases.get(plain) or spellings.get(plain.replace("_", ""), name)
-        )
+        bare = name.lower().replace("-", "").replace("_", "")
+        spellings = {known.lower().replace("_", ""): known for known in self.names()}
+        return name if name in self.names() else _ALIASES.get(bare) or spellings.get(bare, name)
 
     def get(self, name: str) -> Preset:
         """The preset behind a name.
@@ -96,8 +100,8 @@ class PresetRegistry:
 presets = PresetRegistry()
 
 
-def method(name: str, **fields: Any) -> Method:
-    """The method of a preset, with parts replaced.
+def method(name: str, **parts: Any) -> Method:
+    """The method of a preset, with some of its six parts replaced.
 
     >>> print(method("signmuon", up="ef21(scaled_sign)", aggregate="mean"))
     momentum spectral | ef21(scaled_sign) | mean |  | identity | step
@@ -105,35 +109,39 @@ def method(name: str, **fields: Any) -> Method:
     Raises:
         SpecError: no such preset, or the parts do not compose.
     """
-    return validated(Spelled, {"method": {"method": name, **fields}}).method
+    try:
+        return validated(Method, _spelled({"method": name, **parts}))
+    except Fault as fault:
+        raise SpecError([Problem(fault.what, because=fault.because, instead=fault.instead)]) from None
+
+
+def unknown_preset(name: str) -> Fault:
+    """What is wrong with a name that no preset has."""
+    near = closest(name, presets.names())
+    because = f"known: {', '.join(presets.names())}"
+    return Fault(f"unknown preset '{name}'", because=because, instead=near if "?" in near else "")
 
 
 def _spelled(value: Any) -> Any:
     """A preset's name, or ``{method: name, up: ...}``, as a mapping of parts."""
-    if isinstance(value, str):
-        value = {"method": value}
-    if not (isinstance(value, Mapping) and "method" in value):
+    if isinstance(value, Method):
         return value
-    parts = {key: part for key, part in value.items() if key != "method"}
-    base = value["method"]
-    if isinstance(base, str):
+    if isinstance(value, str):
         try:
-            base = presets.get(base).method
+            base = presets.get(value).method
         except RegistryError:
-            near = closest(base, presets.names())
-            known = ", ".join(presets.names())
-            raise Fault(
-                f"unknown preset '{base}'", because=f"known: {known}", instead=near if "?" in near else ""
-            ) from None
-    if isinstance(base, Method):
-        base = {name: getattr(base, name) for name in Method.model_fields if name in base.model_fields_set}
-    return base if not parts else {**base, **parts}
+            raise unknown_preset(value) from None
+        return _parts(base)
+    if not isinstance(value, Mapping):
+        raise Fault(f"a method cannot be {value!r}", instead="write a preset's name, or a mapping of parts")
+    parts = {key: part for key, part in value.items() if key != "method"}
+    base = _spelled(value["method"]) if "method" in value else {}
+    return {**(_parts(base) if isinstance(base, Method) else base), **parts}
+
+
+def _parts(base: Method) -> dict[str, Any]:
+    """What a method was given; ``replica`` depends on ``server`` where it was not."""
+    return {name: getattr(base, name) for name in Method.model_fields if name in base.model_fields_set}
 
 
 MethodField = Annotated[Method, BeforeValidator(_spelled)]
-
-
-class Spelled(Frozen):
-    """A method as a field: by name, by parts, or both."""
-
-    method: MethodField

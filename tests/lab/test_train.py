@@ -14,8 +14,8 @@ from signa import cli
 from signa.errors import SpecError
 from signa.lab import records
 from signa.lab.records import RunFolder, read_metrics
-from signa.lab.settings import Cosine, Linear, Wsd, read_settings
-from signa.lab.tasks import read_shakespeare
+from signa.lab.settings import Cosine, Linear, Settings, Wsd, load_experiment, read_settings
+from signa.lab.tasks import Shakespeare, read_shakespeare
 
 ROOT = Path(__file__).parents[2]
 TASK = "train.task={kind: shakespeare, layers: 1, heads: 2, width: 32, context: 16}"
@@ -170,6 +170,13 @@ def test_the_text_is_read_from_the_named_directory_and_checked(monkeypatch: Patc
 def test_the_example_is_the_default() -> None:
     shipped = ROOT / "signa" / "lab" / "data" / "shakespeare.yaml"
     assert (ROOT / "examples" / "shakespeare.yaml").read_text() == shipped.read_text()
+    assert read_settings(load_experiment(shipped).train).model_copy(update={"compare": {}}) == Settings()
+
+
+def test_a_preset_is_an_experiment_and_addresses_reach_its_settings() -> None:
+    spec = load_experiment("muon", changes={"train.task.width": 64, "train.steps": 7})
+    settings = read_settings(spec.train)
+    assert (settings.steps, settings.task) == (7, Shakespeare(width=64))
 
 
 def test_without_matplotlib_one_line_says_so(monkeypatch: Patch, tmp_path: Path, capsys: Said) -> None:

@@ -1,0 +1,107 @@
+"""Coins are a function of seed, step, parameter, actor and entry, and of nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from signa.coins import SERVER, Coins, mix, name_key
+from signa.stage import Context
+
+FIELDS = {"seed": 7, "step": 11, "parameters": [name_key("fc.weight")], "offsets": [0], "actors": [2]}
+
+
+def bits(**changes: object) -> torch.Tensor:
+    return Coins(**(FIELDS | changes)).toss(torch.zeros(1, 16, 32))
+
+
+def word(seed: int, step: int, parameter: int, actor: int, index: int) -> int:
+    """64 coins by the definition, in Python integers."""
+    key = mix(mix(mix(mix(seed) + step) ^ parameter) + actor)
+    return mix(key + (index + 1) * 0x9E3779B97F4A7C15)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 8}, {"step": 12}, {"parameters": [name_key("fc.weights")]}, {"actors": [3]}, {"actors": [SERVER]}],
+)
+def test_each_argument_counts(change: dict) -> None:
+    agree = float((bits() == bits(**change)).double().mean())
+    assert abs(agree - 0.5) < 5 * 0.5 / math.sqrt(512)
+
+
+def test_golden_values() -> None:
+    """Pinned: a checkpoint's resume, and a run on other hardware, must toss these coins."""
+    assert name_key("fc.weight") == 8345965997118334666
+    assert [hex(word(7, 11, name_key("fc.weight"), 2, i)) for i in (0, 1, 7)] == GOLDEN
+    assert [hex(mix(z)) for z in (0, 1, 2**64 - 1)] == ["0x0", "0x5692161d100b05e5", "0xb4d055fcf2cbbd7b"]
+
+
+GOLDEN = ["0xd5691b5452078fcf", "0x9e2042946533c9eb", "0xd501f5b109013582"]
+
+
+@pytest.mark.parametrize("actor", [0, 2, SERVER])
+def test_an_entry_takes_its_bit_of_its_word(actor: int) -> None:
+    tossed = bits(actors=[actor]).flatten().tolist()
+    for e in (0, 1, 63, 64, 65, 300, 511):
+        bit = word(7, 11, name_key("fc.weight"), actor, e >> 6) >> (e & 63) & 1
+        assert tossed[e] == 2 * bit - 1
+
+
+def test_rows_toss_alike_in_any_stack() -> None:
+    names, actors, offsets = [name_key(f"p{i}") for i in range(6)], [0, 0, 1, 1, SERVER, 5], [0, 60, 0, 120, 33, 1]
+    together = Coins(7, 11, names, offsets, actors).toss(torch.zeros(6, 6, 10))
+    nested = Coins(7, 11, names, offsets, actors).toss(torch.zeros(2, 3, 6, 10))
+    assert torch.equal(together, nested.flatten(0, 1))
+    for i in range(6):
+        alone = Coins(7, 11, [names[i]], [offsets[i]], [actors[i]]).toss(torch.zeros(1, 6, 10))
+        assert torch.equal(alone[0], together[i])
+        assert torch.equal(Coins(7, 11, [names[i]], [offsets[i]], [actors[i]]).toss(torch.zeros(6, 10)), together[i])
+
+
+@pytest.mark.parametrize("cut", [1, 7, 13, 63, 64, 65, 200])
+def test_a_block_tosses_what_the_whole_parameter_tosses_there(cut: int) -> None:
+    whole = bits().flatten()
+    name = FIELDS["parameters"]
+    first = Coins(7, 11, name, [0], [2]).toss(torch.zeros(1, 1, cut)).flatten()
+    rest = Coins(7, 11, name, [cut], [2]).toss(torch.zeros(1, 1, 512 - cut)).flatten()
+    assert torch.equal(torch.cat([first, rest]), whole)
+
+
+def test_dtype_and_sign_of_the_tensor_do_not_matter() -> None:
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        tossed = Coins(**FIELDS).toss(torch.ones(1, 16, 32, dtype=dtype))
+        assert tossed.dtype == dtype and torch.equal(tossed.float(), bits())
+
+
+def test_coins_are_fair() -> None:
+    """The mean, every bit of a word, neighbours, and workers against each other: within 5 sigma of a fair coin."""
+    many = Coins(3, 5, [name_key("a"), name_key("b")] * 2, [0] * 4, [0, 0, 1, 1]).toss(torch.zeros(4, 1000, 256))
+    flat = many.view(4, -1)
+    sigma = 1 / math.sqrt(flat.shape[1])
+    assert (flat.mean(1).abs() < 5 * sigma).all()
+    assert (flat.view(4, -1, 64).mean(1).abs() < 5 * 8 * sigma).all()
+    for other in (flat.roll(1, 1), flat.roll(64, 1), flat.roll(1, 0), flat.roll(2, 0)):
+        assert ((flat * other).mean(1).abs() < 5 * sigma).all()
+
+
+def test_the_whole_range_of_seeds() -> None:
+    for seed in (0, 1, 2**63 - 1, 2**64 - 1):
+        assert set(bits(seed=seed).unique().tolist()) == {-1.0, 1.0}
+
+
+def test_empty_and_mismatched_rows() -> None:
+    assert Coins(1, 2, [3], [0], [0]).toss(torch.zeros(1, 0, 5)).shape == (1, 0, 5)
+    with pytest.raises(ValueError, match="coins for 2 rows were asked to fill 3"):
+        Coins(1, 2, [3, 4], [0, 0], [0, 0]).toss(torch.zeros(3, 2, 2))
+
+
+def test_a_fair_sign_asks_only_where_zeros_are() -> None:
+    x = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))
+    x[0, 3] = 0
+    ctx = Context(coin=Coins(1, 2, [3, 4], [0, 0], [0, 0]))
+    y = ctx.fair_sign(x)
+    assert torch.equal(y[0, 3], ctx.coins(x)[0, 3]) and torch.equal(y[1], x[1].sign())
+    assert torch.equal(y[0][x[0] != 0], x[0].sign()[x[0] != 0])

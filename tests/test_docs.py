@@ -1,0 +1,247 @@
+"""The documentation runs: Python, doctests, specs, commands, links, and the tables that are derived from the code.
+
+``SIGNA_UPDATE_SNAPSHOTS=1`` rewrites the tables between ``<!-- table: name -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+import run
+import signa
+from signa import cli, lmo
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+FAST = {"list", "show", "check", "schema"}
+COMPONENTS = (signa.stages, signa.lmos, signa.compressors, signa.aggregators, signa.presets)
+
+
+def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:
+    """(line, text) of the fenced blocks in these languages."""
+    text = page.read_text(encoding="utf-8")
+    found = [(text.count("\n", 0, match.start(2)), match[1], match[2]) for match in BLOCK.finditer(text)]
+    return [(line, body) for line, language, body in found if language in languages]
+
+
+def label(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder and a generator of one's own; what a page registers is taken out again."""
+    monkeypatch.chdir(tmp_path)
+    before = [registry.names() for registry in COMPONENTS]
+    torch.manual_seed(0)
+    yield
+    for registry, names in zip(COMPONENTS, before):
+        for name in set(registry.names()) - set(names):
+            registry.unregister(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_python(page: Path) -> None:
+    """Every block runs, top to bottom, in one namespace; ``>>>`` blocks show what they print."""
+    names: dict[str, object] = {"__name__": page.stem}
+    for line, text in blocks(page, "python", "pycon"):
+        if text.lstrip().startswith(">>>"):
+            test = doctest.DocTestParser().get_doctest(text, names, label(page), str(page), line)
+            printed: list[str] = []
+            result = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=printed.append, clear_globs=False)
+            assert not result.failed, "".join(printed)
+            names.update(test.globs)
+        else:
+            exec(compile("\n" * line + text, str(page), "exec", dont_inherit=True), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_specs(page: Path) -> None:
+    for line, text in blocks(page, "yaml"):
+        if re.sub(r"(?m)^#.*\n|^\n", "", text).startswith("groups:"):
+            path = Path(f"line{line}.yaml")
+            path.write_text(text)
+            assert signa.Spec.load(path).groups
+
+
+def said(page: Path) -> list[tuple[int, list[str], str]]:
+    """(line, words, output) of every command in a console block; the prompt is ``$``."""
+    found: list[tuple[int, list[str], str]] = []
+    for line, text in blocks(page, "console"):
+        for number, row in enumerate(text.splitlines()):
+            if row.startswith("$ "):
+                words = shlex.split(row[2:], comments=True)
+                found.append((line + number + 1, [w for w in words if not re.match(r"[A-Z_]+=", w)], ""))
+            elif found:
+                at, words, output = found[-1]
+                found[-1] = (at, words, f"{output}{row}\n")
+    return found
+
+
+def ran(words: list[str]) -> tuple[int, str]:
+    """Exit code and output of a signa command; one with a plug-in gets its own process, which loads it once."""
+    if "--plugin" in words:
+        command = [sys.executable, "-m", "signa", *words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+        return done.returncode, done.stdout
+    result = CliRunner().invoke(cli.app, words)
+    return result.exit_code, result.output + (str(result.exception) if result.exception else "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_commands(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command exists with its options; the fast ones run, and print what the page says that they print."""
+    verbs = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    monkeypatch.chdir(ROOT)
+    for line, words, output in said(page):
+        place = f"{label(page)}:{line}: {shlex.join(words)}"
+        if words[:2] == ["python3", "run.py"]:
+            assert words[2] in run.NEEDS, place
+            words = ["signa", *words[2:]] if words[2] == "train" else []
+        if not words or words[0] != "signa":
+            continue
+        assert words[1] in verbs, f"{place}: known are {', '.join(verbs)}"
+        with verbs[words[1]].make_context(words[1], words[2:]):
+            pass
+        if words[1] in FAST:
+            code, printed = ran(words[1:])
+            assert code == 0, f"{place}: {printed}"
+            same = doctest.OutputChecker().check_output(output.strip(), printed.strip(), FLAGS)
+            assert not output.strip() or same, f"{place} prints\n{printed}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name in a page: its headings as GitHub spells them, and explicit ids."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return set(re.findall(r'id="([^"]+)"', text)) | {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_links(page: Path) -> None:
+    """A link to a file of this repository finds it, and the heading in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            assert there.exists(), f"{label(page)} links to {target}"
+            assert not anchor or anchor in anchors(there), f"{label(page)} links to {target}"
+
+
+# Tables that the code writes -----------------------------------------------------------------------------------------
+
+
+def summary() -> str:
+    """The README's: every method, what it does to the model, and its price."""
+    rows = ["| method | step | bits up | bits down |", "|---|---|--:|--:|"]
+    for name in signa.presets.names():
+        preset = signa.presets.get(name)
+        up, down = (f"{value:.3g}" for value in preset.method.bits(768, 768))
+        step = preset.formula.split(",  ")[0].replace("|", r"\|")  # a bar would end the cell, in code as well
+        rows.append(f"| [`{name}`](docs/the-path.md#{name}) | `{step}` | {up} | {down} |")
+    return "\n".join(rows)
+
+
+def sentences() -> str:
+    """The essay's: the six parts of every method."""
+    rows = ["| method | worker | up | aggregate | server | down | replica |", "|---|---|---|---|---|---|---|"]
+    for name in signa.presets.names():
+        parts = [cell.strip() for cell in str(signa.method(name)).split("|")]
+        cells = ["" if cell in ("", "identity") else f"`{cell}`" for cell in parts]
+        rows.append(f"| [{name}](#{name}) | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def formulas() -> str:
+    """Every method's formula, source and cost."""
+    entries = []
+    for name in signa.presets.names():
+        preset = signa.presets.get(name)
+        up, down = (f"{value:.3g}" for value in preset.method.bits(768, 768))
+        entries.append(
+            f'<a id="{name}"></a>\n**{name}**: {preset.summary}.\n`{preset.formula}`.\n'
+            f"Bits: {up} up, {down} down. Source: {preset.source}.\n"
+        )
+    return "\n".join(entries).rstrip()
+
+
+TABLES = [("README.md", summary), ("docs/the-path.md", sentences), ("docs/the-path.md", formulas)]
+
+
+@pytest.mark.parametrize(("page", "table"), TABLES, ids=lambda item: getattr(item, "__name__", item))
+def test_tables(page: str, table) -> None:
+    path, begin = ROOT / page, f"<!-- table: {table.__name__} -->"
+    before, found, rest = path.read_text(encoding="utf-8").partition(begin)
+    assert found, f"{page} has no {begin}"
+    old, _, after = rest.partition("<!-- end -->")
+    if os.environ.get("SIGNA_UPDATE_SNAPSHOTS") == "1":
+        path.write_text(f"{before}{begin}\n{table()}\n<!-- end -->{after}", encoding="utf-8")
+    else:
+        assert old.strip() == table(), "SIGNA_UPDATE_SNAPSHOTS=1 rewrites the table"
+
+
+# Examples ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["quickstart", "own_lmo"])
+def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    if name == "own_lmo":
+        before, after = map(float, re.findall(r"(\d\.\d+) (?:before|after)", printed))
+        assert after < before / 5
+    else:
+        assert float(re.findall(r"step  60: ([\d.]+)%", printed)[0]) > 90
+
+
+def test_the_plugin_obeys_the_laws() -> None:
+    from signa.testing import check_component
+
+    names = runpy.run_path(str(ROOT / "examples" / "own_lmo.py"), run_name="plugin")
+    check_component(names["Hadamard"](), shapes=[(9, 24), (7, 5)])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_an_example_spec_is_valid(path: Path) -> None:
+    spec = signa.Spec.load(path)
+    Path("again.yaml").write_text(spec.dump())
+    assert signa.Spec.load("again.yaml").id == spec.id
+
+
+def test_scion_is_scion() -> None:
+    """One step of the spec against the paper's own formulas: (1 - gamma) X - gamma rho lmo, shape factors and all."""
+    from signa.lab.models import GPT
+
+    model = GPT(vocabulary=65, layers=1, heads=4, width=128, context=8)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    opt = signa.build(signa.Spec.load(ROOT / "examples" / "scion.yaml"), model)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    opt.step()
+    gamma = 0.01
+    for name, p in model.named_parameters():
+        g, (m, n) = p.grad * (1 - 0.9), p.shape  # the momentum's first value
+        if name == "embed.weight":  # stored (vocabulary, width): its rows are the columns of the paper's matrix
+            d = 1.0 * n**0.5 * g / g.norm(dim=1, keepdim=True)
+        elif name == "head.weight":
+            d = 40.0 / n * g.sign()
+        else:
+            d = 5.0 * (m / n) ** 0.5 * lmo.Spectral().direction(g)
+        torch.testing.assert_close(p.detach(), (1 - gamma) * before[name] - gamma * d, msg=name)
