@@ -34,7 +34,7 @@ def document(spec: type[BaseModel]) -> dict[str, Any]:
     group["method"] = {"anyOf": [named, {"$ref": "#/$defs/Method"}]}
     defs["Group"]["required"] = ["lr"]
     defs["Group"]["anyOf"] = [{"required": [key]} for key in ("method", *PARTS)]
-    group["ndim"] = {"type": ["integer", "string"], "pattern": "^ *(==|>=|<=|>|<)? *[0-9]{1,3} *$"}
+    group["ndim"] = {"type": ["integer", "string"], "pattern": "^( *(==|>=|<=|>|<)? *[0-9]{1,3} *)?$"}
     for place in (group["match"], group["module"], tree["properties"]["plugins"]):
         place["type"] = ["string", "array"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SignA spec", **tree}

@@ -64,6 +64,12 @@ class Frozen(BaseModel):
             return super().model_copy(deep=deep)
         return type(self).model_validate(plain(self, resolved=False) | dict(update))
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """For pickle: the fields, without what was derived from them (a Norm's formula is a function)."""
+        state = super().__getstate__()
+        fields = type(self).model_fields
+        return {**state, "__dict__": {name: value for name, value in state["__dict__"].items() if name in fields}}
+
 
 class Rule(Frozen):
     """A named component: hyper-parameters only, never a tensor. The spec *is* the object.

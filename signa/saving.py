@@ -75,6 +75,9 @@ def _differences(opt: SignA, data: Mapping[str, Any]) -> list[str]:
         return ["it was not written by SignA (no 'signa' header)"]
     if header.get("format") != FORMAT:
         return [f"its format is {header.get('format')}, this version reads {FORMAT}"]
+    parts = {"state": data, "param_groups": data, **dict.fromkeys(("step", "seed", "workers", "spec"), header)}
+    if missing := [name for name, part in parts.items() if name not in part]:
+        return [f"it is incomplete: {', '.join(missing)} missing"]
     found = []
     if header["workers"] != opt.transport.workers:
         found.append(f"workers: {header['workers']} there, {opt.transport.workers} here")

@@ -24,6 +24,14 @@ from .spec import Group, Spec, dump_yaml
 from .stage import stages
 
 SHAPE = (768, 768)
+#: JSON Schema's types in the words of spec errors.
+_TYPES = {
+    "array": "list",
+    "boolean": "true | false",
+    "integer": "whole number",
+    "object": "mapping",
+    "string": "text",
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def _fields(cls: type[Rule]) -> list[dict[str, str]]:
     properties = cls.model_json_schema().get("properties", {})
     fields = []
     for name, info in cls.model_fields.items():
-        default = "required" if info.is_required() else "derived" if info.default_factory else str(info.default)
+        default = "required" if info.is_required() else "derived" if info.default_factory else _brief(info.default)
         if name != "kind":
             fields.append({"name": name, "values": _values(properties.get(name, {})), "default": default})
     return fields
@@ -145,7 +153,7 @@ def _values(schema: dict[str, Any]) -> str:
     words = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {schema[key]:g}" for key, sign in words.items() if key in schema]
     name = schema.get("type", "") or str(schema.get("$ref", "mapping")).rpartition("/")[2]
-    name = {"array": "list", "object": "mapping", "string": "text", "integer": "whole number"}.get(name, name)
+    name = _TYPES.get(name, name)
     return f"{name} {', '.join(bounds)}".strip()
 
 
@@ -194,6 +202,8 @@ def group_text(about: dict[str, Any]) -> str:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -151,8 +151,8 @@ def _too_large(source: Source) -> SpecError:
 
 def _json(text: str, source: Source) -> tuple[Any, list[Problem]]:
     def constant(word: str) -> float:
-        place = _line_and_column(text, re.search(rf"(?<![\w\"]){word}(?![\w\"])", text).start())  # type: ignore[union-attr]
-        raise source.refuse(f"this is not JSON: '{word}' is no number", *place, instead="write a finite number")
+        line, column = _line_and_column(text, text.index(word))
+        raise source.refuse(f"this is not JSON: '{word}' is no number", line, column, instead="write a finite number")
 
     try:
         data = json.loads(text, parse_constant=constant)

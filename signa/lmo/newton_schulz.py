@@ -1,6 +1,6 @@
 """Newton-Schulz: an odd polynomial pushes the singular values of a matrix to 1 by matrix products alone.
 
-Law: a matrix in a stack, alone, transposed (unless square), under any number of threads and after multiplication by a
+Law: a matrix in a stack, alone, transposed (unless square), under 1 to 8 threads and after multiplication by a
 power of two comes out the same, bit for bit. What that asks of the products was measured: docs/numerics.md.
 """
 
@@ -22,8 +22,8 @@ Row: TypeAlias = tuple[float, float, float]
 Normalisation: TypeAlias = Literal["schatten4", "frobenius"]
 
 _SIDE = 32  # both sides are padded to a multiple of it: ragged ones take another path in a stack than alone
-_WIDTH = 320  # longest inner product that no library split over 2 to 16 threads, at any side from 32 up
-_GROUP = 1 << 20  # larger matrices go one by one: nothing to gain, and temporaries of one matrix instead of all
+_WIDTH = 320  # inner products up to this, or up to the side, are the same under 1 and 16 threads; longer ones are not
+_GROUP = 1 << 20  # entries done together on a CPU, so that temporaries stay in its cache; no bit depends on it
 
 
 def _best_quintic(lower: float, upper: float) -> Row:
@@ -167,7 +167,7 @@ def orthogonalise(
     Approaches U V^T of x = U S V^T on the smaller side of x. A zero matrix gives zero; x is never written.
 
     Shapes: (..., m, n) -> (..., m, n), in x's dtype; leading axes are batch.
-    Law: the module's; two bits that a square matrix and its transpose do not share are the only exception.
+    Law: the module's, measured on a CPU; a square matrix and its transpose agree up to rounding only.
 
     Args:
         coefficients: rows (a, b, c), as in `SCHEDULES` or from `polar_express` or `rows`.
@@ -187,7 +187,7 @@ def orthogonalise(
         return orthogonalise(x.mT, coefficients, normalisation=normalisation, dtype=dtype).mT
     matrices = x.detach().reshape(-1, m, n)
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
-    size = max(1, _GROUP // (m * n))
+    size = max(1, (_GROUP if x.device.type == "cpu" else matrices.numel()) // max(m * n, 1))
     for part, out in zip(matrices.split(size), result.split(size)):
         X, A = _normalised(part, normalisation, dtype)
         for step, (a, b, c) in enumerate(coefficients):
@@ -222,7 +222,7 @@ def _gram(X: Tensor) -> Tensor:
     """X X^T, (B, m, n) -> (B, m, m): in blocks of columns, which are added in float32 or wider, in order."""
     width = max(_WIDTH, X.shape[-2])
     blocks = (block.contiguous() for block in X.split(width, -1))  # a strided block transposed is copied far slower
-    # MKL's bits depend on the threads less if nothing is transposed; oneDNN's (2 bytes an entry) never did.
+    # MKL's bits depend on the threads less if nothing is transposed; oneDNN's (2 bytes an entry) do not care.
     products = (torch.bmm(block, block.mT if X.dtype.itemsize == 2 else block.mT.contiguous()) for block in blocks)
     A = next(products)
     if X.shape[-1] <= width:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from ..errors import Fault
-from ..rule import Count, Frozen, Positive, Real, Share, closest
+from ..rule import Count, Flag, Frozen, Positive, Real, Share, closest
 from ..signal import SQRT_MIN, Norm
 from .base import LMO, lmos
 from .newton_schulz import SCHEDULES, Normalisation, exact_polar, orthogonalise, polar_express, rows
@@ -25,6 +25,17 @@ class PolarExpress(Frozen):
     steps: Count = 6
     cushion: Share = 0.02407327424182761
     safety: Positive = 1.01
+    safety_inside: Flag = False
+
+    @property
+    def table(self) -> tuple[tuple[float, float, float], ...]:
+        """The rows (a, b, c).
+
+        >>> PolarExpress(steps=5, cushion=0.02, safety=1.02, safety_inside=True).table == SCHEDULES["polar5"].coefficients
+        True
+        """
+        given = {"cushion": self.cushion, "safety": self.safety, "safety_inside": self.safety_inside}
+        return polar_express(self.lower, self.steps, **given)
 
 
 def _listed(value: Any) -> Any:
@@ -43,7 +54,7 @@ Schedule = Annotated[str | PolarExpress | Annotated[tuple[Row, ...], Field(min_l
 
 def _coefficients(schedule: Any) -> tuple[tuple[float, float, float], ...]:
     if isinstance(schedule, PolarExpress):
-        return polar_express(schedule.lower, schedule.steps, cushion=schedule.cushion, safety=schedule.safety)
+        return schedule.table
     return SCHEDULES[schedule].coefficients if isinstance(schedule, str) else schedule
 
 
@@ -70,7 +81,7 @@ class Spectral(LMO):
 
     Args:
         schedule: ``polar6`` | ``polar5`` | ``jordan5`` | ``quintic5`` | ``cubic5`` | ``exact``, a list of (a, b, c), or
-            the Polar Express generator's arguments ``{lower, steps, cushion, safety}``.
+            the Polar Express generator's arguments ``{lower, steps, cushion, safety, safety_inside}``.
         steps: how many rows; the schedule's own number unless given. Beyond the table its last row repeats.
         dtype: of the iteration; ``parameter`` is the dtype that the optimizer computes in for that parameter.
         normalisation: ``schatten4`` (from the first Gram matrix, free) | ``frobenius``; the schedule's own

@@ -207,7 +207,7 @@ def test_only_ef21_signmuon_climbs_on_theorem_4(name: str) -> None:
 
 # Convergence ---------------------------------------------------------------------------------------------------------
 
-RATES = {"sgd": 0.02, "ef_signsgd": 0.2, "doublesqueeze": 0.1}
+RATES = {"ef21muonsign": 0.03, "sgd": 0.02, "ef_signsgd": 0.2, "doublesqueeze": 0.1}
 
 
 @pytest.mark.parametrize("name", presets.names())

@@ -205,7 +205,10 @@ def test_what_needs_a_model() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     routed: dict[str, list[dict[str, Any]]] = {
         "routing_parameter": [{"ndim": 2, "method": "muon", "lr": 0.1}],
-        "routing_group": [{"match": "1.wieght", "method": "muon", "lr": 0.1}, {"match": "*", "method": "adamw", "lr": 0.1}],
+        "routing_group": [
+            {"match": "1.wieght", "method": "muon", "lr": 0.1},
+            {"match": "*", "method": "adamw", "lr": 0.1},
+        ],
         "routing_order": [{"match": "*", "method": "muon", "lr": 0.1}, {"match": "0.*", "method": "adamw", "lr": 0.1}],
     }
     for name, groups in routed.items():
