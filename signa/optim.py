@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from .errors import Advice, Problem, RoutingError, SpecError, UnsupportedParameter
+from .errors import Advice, GradientError, Problem, RoutingError, SpecError, UnsupportedParameter
 from .plugin import load_plugins
 from .reading import validated
 from .routing import Named, Route, Routing, check_parameter, clean_name, layout
@@ -118,7 +118,7 @@ class SignA(torch.optim.Optimizer):
         """One step of every method: messages, the wire, and back to the model.
 
         Raises:
-            GradientError: with several local workers, a gradient from outside the blocks.
+            GradientError: with several local workers, a gradient from outside the blocks, or ``scaler.unscale_``.
             UnsupportedParameter: a sparse or complex gradient. Nothing is written then.
         """
         loss = None
@@ -153,6 +153,13 @@ class SignA(torch.optim.Optimizer):
     def _amp(self) -> float | None:
         """What to multiply the gradients by for a GradScaler; None if it found an infinity and the step is skipped."""
         found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found is not None and scale is None and not self._rows.single:
+            for name in ("found_inf", "grad_scale"):
+                delattr(self, name)  # as GradScaler does after a step that returns
+            raise GradientError(
+                "scaler.unscale_ is not possible with several workers in one process, because it unscales the sum of "
+                "their gradients and not their own: leave it out (scaler.step unscales), and clip inside the blocks"
+            )
         if found is not None and bool(found.item()):
             return None
         return 1.0 if scale is None else 1.0 / float(scale.item())

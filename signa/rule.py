@@ -127,8 +127,10 @@ class Registry(Generic[R]):
         if not isinstance(kind, str) or not kind.isidentifier():
             raise RegistryError(f'{cls.__name__} has no name: give it a field kind: Literal["name"] = "name"')
         for registry in self._lineage():
-            if registry._classes.get(kind, cls) is not cls:
-                raise RegistryError(f"{self.what} '{kind}' is registered already, by {registry._classes[kind]!r}")
+            taken = registry._classes.get(kind, cls)
+            # The same class again is a module that was reloaded or a notebook's cell that ran twice.
+            if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise RegistryError(f"{self.what} '{kind}' is registered already, by {taken!r}")
         for registry in self._lineage():
             registry._classes[kind] = cls
         return cls  # type: ignore[return-value]

@@ -8,7 +8,7 @@ from typing import Any
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})\Z")
-_FLOAT = re.compile(r"(?P<head>[-+]?)(?P<whole>[0-9]*)(?P<part>\.[0-9]*)?(?:[eE](?P<sign>[-+]?)(?P<power>[0-9]+))?\Z")
+FLOAT = re.compile(r"(?P<head>[-+]?)(?P<whole>[0-9]*)(?P<part>\.[0-9]*)?(?:[eE](?P<sign>[-+]?)(?P<power>[0-9]+))?\Z")
 _SPECIAL = re.compile(r"(?P<sign>[-+]?)\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z")
 _WORDS = {"bool": "a boolean", "float": "a number", "int": "a number", "null": "nothing", "timestamp": "a date"}
 
@@ -25,7 +25,7 @@ def kind_of(text: str) -> str:
         return "bool"
     if _INT.match(text):
         return "int"
-    number = _FLOAT.match(text)
+    number = FLOAT.match(text)
     digits = number and (number["whole"] or (number["part"] or ".") != ".")
     return "float" if digits or _SPECIAL.match(text) else "str"
 
@@ -69,7 +69,7 @@ def _plainly(text: str) -> str:
     >>> _plainly("1e-3"), _plainly("2.5e3"), _plainly("010"), _plainly("-.5")
     ('1.0e-3', '2.5e+3', '10', '-0.5')
     """
-    number = _FLOAT.match(text)
+    number = FLOAT.match(text)
     if number is None:
         return text
     whole = number["whole"].lstrip("0") or "0"

@@ -18,7 +18,7 @@ from .plugin import load_plugins
 from .presets.registry import MethodField, presets, unknown_preset
 from .reading import changed, validated
 from .rule import Count, Flag, Frozen, NonNegative, plain
-from .scalars import kind_of
+from .scalars import FLOAT
 from .scaling import Scaling, UnitGain, scalings
 from .sentence import PARTS, Method
 from .sources import Source, read
@@ -217,14 +217,15 @@ def for_preset(method: str | Method, lr: float | None = None) -> Spec:
 def dump_yaml(data: Any) -> str:
     """Block YAML with short lists in one line and scalars that YAML 1.1 and 1.2 read alike.
 
-    >>> print(dump_yaml({"lr": 1e-05, "name": "1e-3"}), end="")
-    {lr: 1.0e-05, name: '1e-3'}
+    >>> print(dump_yaml({"lr": 1e-05, "match": ["1e-3", "head.*"]}), end="")
+    lr: 1.0e-05
+    match: ['1e-3', head.*]
     """
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110))
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's, without aliases, quoting what YAML 1.2 would not read as text."""
+    """PyYAML's, without aliases, and quoting text that YAML 1.2 would read as a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -234,12 +235,9 @@ class _Dumper(yaml.SafeDumper):
         text = text.replace("e", ".0e") if "e" in text and "." not in text else text
         return self.represent_scalar("tag:yaml.org,2002:float", text)
 
-    def text(self, value: str) -> yaml.Node:
-        return self.represent_scalar("tag:yaml.org,2002:str", value, style=None if kind_of(value) == "str" else "'")
-
 
 _Dumper.add_representer(float, _Dumper.real)
-_Dumper.add_representer(str, _Dumper.text)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 
 
 def _data(source: Any) -> tuple[Any, Source, list[Problem]]:

@@ -31,11 +31,12 @@ class PolarExpress(Frozen):
     def table(self) -> tuple[tuple[float, float, float], ...]:
         """The rows (a, b, c).
 
-        >>> PolarExpress(steps=5, cushion=0.02, safety=1.02, safety_inside=True).table == SCHEDULES["polar5"].coefficients
+        >>> own = PolarExpress(steps=5, cushion=0.02, safety=1.02, safety_inside=True)
+        >>> own.table == SCHEDULES["polar5"].coefficients
         True
         """
-        given = {"cushion": self.cushion, "safety": self.safety, "safety_inside": self.safety_inside}
-        return polar_express(self.lower, self.steps, **given)
+        inside = self.safety_inside
+        return polar_express(self.lower, self.steps, cushion=self.cushion, safety=self.safety, safety_inside=inside)
 
 
 def _listed(value: Any) -> Any:

@@ -204,13 +204,12 @@ def test_schema(run: Terminal) -> None:
 
 
 def test_help_is_cheap() -> None:
-    """The command line imports no torch of its own. The package's __init__ is left out, by a stand-in."""
+    """It imports none of what takes long: 0.2 s in place of 2."""
     code = (
-        "import sys, types, time; begun = time.perf_counter(); package = types.ModuleType('signa')\n"
-        f"package.__path__ = [{str(ROOT / 'signa')!r}]; sys.modules['signa'] = package; sys.argv = ['signa', '--help']\n"
-        "import signa.cli\n"
-        "assert not {'torch', 'pydantic', 'rich', 'yaml', 'numpy'} & set(sys.modules), sys.modules.keys()\n"
-        "signa.cli.main()"
+        "import sys, signa.cli as cli; sys.argv = ['signa', '--help']\n"
+        "heavy = {'torch', 'pydantic', 'rich', 'yaml', 'numpy', 'signa.lab'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr

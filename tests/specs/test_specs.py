@@ -206,7 +206,7 @@ CHANNELS = st.one_of(
 )
 NAMES = st.one_of(
     st.text(max_size=8),
-    st.sampled_from(["1e-3", "no", "on", "010", "0x1f", "1_0", "null", "~", "12:30", "2001-01-01", "<<", "=", "true", "é ☃"]),
+    st.sampled_from(["1e-3", "no", "on", "010", "0x1f", "1_0", "null", "~", "12:30", "2001-01-01", "<<", "=", "é ☃"]),
 )  # fmt: skip
 
 
@@ -254,9 +254,10 @@ def test_generated_specs_round_trip(tmp_path_factory: pytest.TempPathFactory, da
 TEXTS = [dump_yaml(DATA), *(path.read_text(encoding="utf-8") for path in SPEC_FILES)]
 SNIPPETS = st.one_of(
     st.sampled_from([
-        "\n", "  ", "\t", ":", ": ", "- ", "[", "]", "{", "}", ",", "'", '"', "&a ", "*a", "<<: *a", "!!python/name:os ", "!", "#",
-        "|", ">", "%", "@", "`", "---\n", "...\n", "? ", "~", ".nan", "1e-3", "no", "\x00", "\x85", "\u2028", "\ufeff", "kind",
-        "method: muon", "worker: ", "up: sign\n", "9" * 5000, "1e999", "ef21(", "ef21(sign)", "polar6", "[[[[[[", "momentum spectral",
+        "\n", "  ", "\t", ":", ": ", "- ", "[", "]", "{", "}", ",", "'", '"', "&a ", "*a", "<<: *a", "!!python/name:os",
+        "!", "#", "|", ">", "%", "@", "`", "---\n", "...\n", "? ", "~", ".nan", "1e-3", "no", "\x00", "\x85", "\u2028",
+        "\ufeff", "kind", "method: muon", "worker: ", "up: sign\n", "9" * 5000, "1e999", "ef21(", "ef21(sign)",
+        "polar6", "[[[[[[", "momentum spectral",
     ]),
     st.text(max_size=4),
 )  # fmt: skip
@@ -300,8 +301,9 @@ def test_replace_by_address() -> None:
     spec = Spec.load(DATA)
     changes = {
         "groups.head.lr": 0.25, "groups.1.worker.momentum.beta": 0.5, "groups.1.up.ef14.drain": 0.75,
-        "groups.1.up.scaled_sign.per": "row", "groups.1.method.aggregate": "median", "groups.2.replica.step.decay": "cautious",
-        "groups.1.worker.1.schedule": "jordan5", "train.steps": 7, "groups.1.scaling.beta": 1,
+        "groups.1.up.scaled_sign.per": "row", "groups.1.method.aggregate": "median",
+        "groups.2.replica.step.decay": "cautious", "groups.1.worker.1.schedule": "jordan5", "train.steps": 7,
+        "groups.1.scaling.beta": 1,
     }  # fmt: skip
     new = spec.replace(changes)
     head, body, rest = new.groups
@@ -314,7 +316,8 @@ def test_replace_by_address() -> None:
 
 
 def test_a_change_may_lead_into_an_earlier_one() -> None:
-    changes = {"groups.1.method": "signmuon", "groups.1.worker.momentum.beta": 0.5, "groups.1.up": "sign", "groups.1.up.sign.zeros": "keep"}  # fmt: skip
+    changes = {"groups.1.method": "signmuon", "groups.1.worker.momentum.beta": 0.5}
+    changes |= {"groups.1.up": "sign", "groups.1.up.sign.zeros": "keep"}
     method = Spec.load(DATA).replace(changes).groups[1].method
     assert str(method) == "momentum(beta=0.5) spectral | sign(zeros=keep) | majority_vote |  | identity | step"
 
@@ -352,8 +355,8 @@ def test_copies_are_validated() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("2E5", 2e5), (".5", 0.5), ("010", 10.0), ("no", "no"), ("[1e-3, x]", [1e-3, "x"]), ("a: b: c", "a: b: c"),
-     ("{kind: sign}", {"kind": "sign"}), ("ef21(scaled_sign)", "ef21(scaled_sign)"), ("", None), ("*", "*"), ("'1'", "1")],
+    [("1e-3", 1e-3), ("2E5", 2e5), (".5", 0.5), ("010", 10.0), ("no", "no"), ("[1e-3, x]", [1e-3, "x"]), ("", None),
+     ("{kind: sign}", {"kind": "sign"}), ("ef21(sign)", "ef21(sign)"), ("a: b: c", "a: b: c"), ("*", "*")],
 )  # fmt: skip
 def test_values_behind_set(text: str, value: Any) -> None:
     assert read_value(text) == value
@@ -390,9 +393,10 @@ def test_the_schema_accepts_what_is_shipped() -> None:
 
 @pytest.mark.parametrize(
     "group",
-    [{}, {"lr": 0.1}, {"method": "signmoun", "lr": 0.1}, {"method": "muon", "lr": -1}, {"method": "muon", "lr": 0.1, "mtch": "*"},
-     {"worker": "momentun", "lr": 0.1}, {"worker": [{"kind": "momentum", "beat": 1}], "lr": 0.1}, {"up": "ef22(sign)", "lr": 0.1},
-     {"up": {"feedbck": "ef21"}, "lr": 0.1}, {"worker": [{"beta": 0.9}], "lr": 0.1}],
+    [{}, {"lr": 0.1}, {"method": "signmoun", "lr": 0.1}, {"method": "muon", "lr": -1}, {"method": "muon"},
+     {"method": "muon", "lr": 0.1, "mtch": "*"}, {"worker": "momentun", "lr": 0.1}, {"up": "ef22(sign)", "lr": 0.1},
+     {"worker": [{"kind": "momentum", "beat": 1}], "lr": 0.1}, {"up": {"feedbck": "ef21"}, "lr": 0.1},
+     {"worker": [{"beta": 0.9}], "lr": 0.1}],
 )  # fmt: skip
 def test_the_schema_refuses_what_the_loader_refuses(group: dict[str, Any]) -> None:
     assert schema_errors({"groups": [group]})
@@ -436,7 +440,8 @@ def test_late_registrations_are_known_at_once(tmp_path: Path) -> None:
 def test_plugins_load_only_when_the_caller_says_so(tmp_path: Path) -> None:
     plugin = tmp_path / "halves.py"
     plugin.write_text(
-        "from typing import Literal\nimport signa\n@signa.scalings.register\nclass Half(signa.Scaling):\n    '''One half.'''\n"
+        "from typing import Literal\nimport signa\n@signa.scalings.register\n"
+        "class Half(signa.Scaling):\n    '''One half.'''\n"
         "    kind: Literal['half_of_it'] = 'half_of_it'\n    def sign(self, m, n): return 0.5\n"
     )
     data = {
