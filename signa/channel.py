@@ -33,7 +33,7 @@ class Channel(Frozen):
     def _read(cls, value: Any) -> Any:
         if isinstance(value, str) and (call := _CALL.match(value)):
             return {"feedback": call[1], "compressor": call[2]}
-        named = isinstance(value, dict) and not value.keys() - cls.model_fields.keys()
+        named = isinstance(value, dict) and (not value or value.keys() & cls.model_fields.keys())
         return value if named or isinstance(value, cls) else {"compressor": value}
 
     @model_validator(mode="after")

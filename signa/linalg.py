@@ -3,10 +3,13 @@
 The last two axes are the matrix (m, n), leading axes are batch. Nothing here synchronises with the host.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
-__all__ = ["column_sum", "matrix_sum", "power_of_two_scale", "row_sum"]
+__all__ = ["column_sum", "ieee_products", "matrix_sum", "power_of_two_scale", "row_sum"]
 
 # Terms added in one go. Below 32,768 terms torch never splits one sum over threads, whatever its output looks like;
 # 32 is also one CUDA warp. Against one plain sum this costs 1.2-1.7x of a memory-bound call (docs/numerics.md).
@@ -73,3 +76,24 @@ def power_of_two_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     # largest / (2 mantissa) is the power of two itself, exactly, also where ldexp(1, exponent) would overflow.
     power = torch.where(largest > 0, largest / (2 * mantissa), torch.ones_like(largest))
     return x / power, torch.where(largest > 0, exponent - 1, torch.zeros_like(exponent))
+
+
+@contextmanager
+def ieee_products(device: torch.device) -> Iterator[None]:
+    """Matrix products in the dtype of their factors, whatever autocast and torch's float32 precision are set to.
+
+    >>> torch.set_float32_matmul_precision("medium")
+    >>> with ieee_products(torch.device("cpu")): print(torch.get_float32_matmul_precision())
+    highest
+    >>> print(torch.get_float32_matmul_precision()); torch.set_float32_matmul_precision("highest")
+    medium
+    """
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)

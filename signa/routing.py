@@ -276,4 +276,5 @@ def _nothing(index: int, group: Group, named: list[Named], routes: list[Route]) 
             "put the narrower group in front, or set 'optional: true'"
         )
     near = closest(group.match[0].strip("*"), [item.name for item in named]) if group.match else ""
-    return f"{label} takes no parameter: {near or 'its conditions fit none'}; correct them, or set 'optional: true'"
+    remedy = near if near.endswith("?") else "correct its conditions, or set 'optional: true'"
+    return f"{label} takes no parameter: its conditions fit none: {remedy}"

@@ -8,12 +8,13 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .address import label_stages, set_address
+from .address import label_stages
 from .aggregators import Aggregator, Mean, aggregators
 from .channel import Channel
 from .errors import Fault
 from .lmo import LMO
-from .rule import Frozen, plain
+from .reading import changed
+from .rule import Frozen
 from .scaling import Scaling
 from .signal import BITS, Signal
 from .stage import Stage, stages
@@ -78,7 +79,7 @@ class Method(Frozen):
 
     @model_validator(mode="after")
     def _composes(self) -> Method:
-        steps = [place for place, stage in self._placed() if isinstance(stage, Step)]
+        steps = [place for place, stage in self._placed() if isinstance(stage, Step) and place[0] != "worker"]
         if len(steps) != 1:
             raise Fault(
                 f"a method has exactly one 'step' in server and replica, this one has {len(steps)}",
@@ -210,12 +211,7 @@ class Method(Frozen):
         Raises:
             SpecError: an address that leads nowhere, or a value that does not fit.
         """
-        from .reading import validated
-
-        tree = plain(self, resolved=False)
-        for address, value in changes.items():
-            set_address(tree, address, value)
-        return validated(Method, tree)
+        return changed(self, changes)
 
     def __str__(self) -> str:
         """The sentence in one line."""

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ..linalg import matrix_sum, power_of_two_scale
+from ..linalg import ieee_products, matrix_sum, power_of_two_scale
 
 __all__ = ["SCHEDULES", "Row", "Schedule", "exact_polar", "orthogonalise", "polar_express", "rows"]
 
@@ -173,7 +173,8 @@ def orthogonalise(
         coefficients: rows (a, b, c), as in `SCHEDULES` or from `polar_express` or `rows`.
         normalisation: x / ||x||_F, or x / (sum of sigma^4)^(1/4), which is tighter and costs no product: it is the
             Frobenius norm of the first A.
-        dtype: what the products run in. The first normalisation is done in float32, or float64 if x is.
+        dtype: what the products run in. `schatten4` normalises in float32, or float64 if x is, and rounds once;
+            `frobenius` rounds first, as torch.optim.Muon does, whose bits it has up to n = 320.
 
     Source: Jordan et al., https://kellerjordan.github.io/posts/muon; the normalisation from A: Turbo-Muon.
 
@@ -188,12 +189,13 @@ def orthogonalise(
     matrices = x.detach().reshape(-1, m, n)
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
     size = max(1, (_GROUP if x.device.type == "cpu" else matrices.numel()) // max(m * n, 1))
-    for part, out in zip(matrices.split(size), result.split(size)):
-        X, A = _normalised(part, normalisation, dtype)
-        for step, (a, b, c) in enumerate(coefficients):
-            A = _gram(X) if step else A
-            X = _fused(X, A, a, b, c) if dtype.itemsize == 2 else _plain(X, A, a, b, c)
-        out.copy_(X[:, :m, :n])
+    with ieee_products(x.device):
+        for part, out in zip(matrices.split(size), result.split(size)):
+            X, A = _normalised(part, normalisation, dtype)
+            for step, (a, b, c) in enumerate(coefficients):
+                A = _gram(X) if step else A
+                X = _fused(X, A, a, b, c) if dtype.itemsize == 2 else _plain(X, A, a, b, c)
+            out.copy_(X[:, :m, :n])
     return result.view(x.shape)
 
 
@@ -203,8 +205,9 @@ def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> 
     unit, _ = power_of_two_scale(x.to(torch.promote_types(x.dtype, torch.float32)))
     X = unit.new_zeros(B, m + -m % _SIDE, n + -n % _SIDE, dtype=dtype)
     if normalisation == "frobenius":
-        unit /= _nonzero(matrix_sum(unit.square()).sqrt())
-        X[:, :m, :n] = unit
+        rounded = unit.to(dtype)  # rounded first, over a rounded norm: torch.optim.Muon's own bits up to n = 320
+        norm = matrix_sum(rounded.to(unit.dtype).square()).sqrt().to(dtype)
+        X[:, :m, :n] = rounded / _nonzero(norm)
         return X, _gram(X)
     unit *= 2.0 ** -math.ceil(math.log2(m * n) / 2)  # so that ||X||_F <= 2: A fits every dtype
     X[:, :m, :n] = unit

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import signa
 from signa.linalg import column_sum, matrix_sum, power_of_two_scale, row_sum
 from signa.lmo.newton_schulz import SCHEDULES, Row, exact_polar, orthogonalise, polar_express, rows
 
@@ -357,3 +358,18 @@ def test_power_of_two_scale_is_exact(dtype: torch.dtype) -> None:
 def test_power_of_two_scale_lets_nan_and_infinity_show() -> None:
     scaled, _ = power_of_two_scale(torch.tensor([[[math.nan, 1.0]], [[math.inf, 1.0]], [[2.0, 3.0]]]))
     assert scaled[0, 0, 0].isnan() and scaled[1].isnan().all() and torch.equal(scaled[2], torch.tensor([[1.0, 1.5]]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_setting_of_the_process_changes_a_bit(dtype: str) -> None:
+    lmo = signa.lmos.get("spectral")(dtype=dtype)
+    g = torch.randn(3, 64, 128, generator=torch.Generator().manual_seed(0))
+    plain = lmo.direction(g)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        reduced = lmo.direction(g)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    with torch.autocast("cpu"):
+        cast = lmo.direction(g)
+    assert torch.equal(plain, reduced) and torch.equal(plain, cast)

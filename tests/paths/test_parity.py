@@ -79,14 +79,15 @@ def test_jordan_is_jordans_polynomial(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
-@pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES[:5], (64, 256), (96, 512)], ids=str)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_torch_muon(shape: tuple[int, int], decay: float) -> None:
     """jordan5 in bfloat16, EMA with Nesterov; adjust_lr_fn "original" is unit gain.
 
-    torch's bfloat16 is itself 1.1 to 2.2 % from the polynomial in float64, and ours 1.1 to 1.9 %, so one direction
-    cannot agree to 1 %; over 20 steps the roundings average out.
+    Both round alike up to an inner length of 320, beyond which X X^T is added in blocks so that its bits do not depend
+    on the threads; each is then 1 to 2 % from the polynomial in float64, and they differ by as much.
     """
+    within = 1e-2 if max(shape) <= 320 else 3e-2
     X, Y = start(shape, torch.float32), start(shape, torch.float32)
     lr = 0.02
     a = ours(MUON, X, lr=lr, decay=decay, scaling="unit_gain")
@@ -95,9 +96,9 @@ def test_torch_muon(shape: tuple[int, int], decay: float) -> None:
     )
     grads, origin = gradients(shape, 20, dtype=torch.float32), X.detach().clone()
     mine, theirs = follow(X, a, grads), follow(Y, b, grads)
-    assert apart(mine[0], theirs[0], origin * (1 - lr * decay)) < 3e-2
+    assert apart(mine[0], theirs[0], origin * (1 - lr * decay)) < within
     assert apart(mine[-1], theirs[-1], origin) < 1e-2
-    assert apart(mine[-1], mine[0]) > 1e-2
+    assert apart(mine[-1], mine[0]) > 5e-3
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")

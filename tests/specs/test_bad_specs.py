@@ -27,6 +27,7 @@ CASES = {
     "key_stage": ("yaml", GROUP + "    worker:\n      - momentum: {beat: 0.9}\n      - {kind: spectral, stps: 3}\n"),
     "key_stage_alone": ("yaml", GROUP + "    worker: {kind: momentum, beat: 0.9}\n"),
     "key_in_method": ("yaml", GROUP + "    method:\n      method: signmuon\n      upp: sign\n"),
+    "key_channel": ("yaml", GROUP + "    up: {feedbck: ef21, compressor: scaled_sign}\n"),
     "key_feedback": ("yaml", GROUP + "    up:\n      feedback: {kind: ef14, dcay: 0.5}\n      compressor: sign\n"),
     "key_compressor": ("yaml", GROUP + "    up: {kind: sign, zros: keep}\n"),
     "key_scaling": ("yaml", FLOW + "method: muon, scaling: {kind: power, alhpa: 0.5}}\n"),
