@@ -138,9 +138,9 @@ class SignA(torch.optim.Optimizer):
         return loss
 
     def _run(self, rows: list[list[Tensor | None]], clock: Clock) -> None:
+        self._honour_loads()
         messages = []
         for index, stack in self._stacks:
-            self._honour_loads(stack)
             group = self.param_groups[index]
             lr, decay = float(group["lr"]), float(group["weight_decay"])
             gradients = [[row[self._place[id(p)]] for p in stack.parameters] for row in rows]
@@ -185,8 +185,8 @@ class SignA(torch.optim.Optimizer):
         held = [stack for _, stack in self._stacks if stack.exact is not None]
         kept = [[p.detach().clone() for p in stack.parameters] for stack in held]
         with torch.no_grad():
+            self._honour_loads()
             for stack in held:
-                self._honour_loads(stack)
                 stack.write(stack.exact)  # type: ignore[arg-type]
         try:
             yield
@@ -202,15 +202,21 @@ class SignA(torch.optim.Optimizer):
         if stack.exact is not None:
             self._seen.update({id(p): (p._version, p.data_ptr()) for p in stack.parameters})
 
-    def _honour_loads(self, stack: Stack) -> None:
-        """If someone else wrote the parameters (model.load_state_dict), the exact model starts anew from them."""
-        if stack.exact is None or all(self._seen.get(id(p)) == (p._version, p.data_ptr()) for p in stack.parameters):
-            return
-        if stack.reset_exact():
-            names = ", ".join(route.named.name for route in stack.routes[:3])
-            what = f"{names}{', ...' if len(stack.routes) > 3 else ''} changed outside the optimizer"
-            warnings.warn(Advice(f"{what}: the server's exact model X was reset to the new values"), stacklevel=4)
-        self._note(stack)
+    def _honour_loads(self) -> None:
+        """Where someone else wrote the parameters (model.load_state_dict), the exact model starts anew from them."""
+        reset: list[str] = []
+        for _, stack in self._stacks:
+            if stack.exact is None or all(
+                self._seen.get(id(p)) == (p._version, p.data_ptr()) for p in stack.parameters
+            ):
+                continue
+            if stack.reset_exact():
+                reset += [route.named.name for route in stack.routes]
+            self._note(stack)
+        if reset:
+            names = ", ".join(reset[:3]) + (", ..." if len(reset) > 3 else "")
+            what = f"{names} changed outside the optimizer: the server's exact model X was reset to the new values"
+            warnings.warn(Advice(what), stacklevel=5)  # past _run, step and torch's two wrappers of it
 
     # What is known without running -------------------------------------------------------------------------------
 
