@@ -59,7 +59,7 @@ def run_arm(arm: Arm, steps: int | None) -> dict[str, Any]:
             result = train(spec, name="arm", out=Path(out))
         except Diverged:
             return row | {"val_loss": None}
-    keep = ("val_loss", "bits_up", "bits_down", "round_trip", "seconds_per_step", "steps", "workers", "tokens")
+    keep = ("val_loss", "bits_up", "bits_down", "round_trip", "steps", "workers", "tokens")
     return row | {key: value for key, value in result.summary().items() if key in keep}
 
 
@@ -145,16 +145,15 @@ def search(methods: list[str], book: Book, pool: ProcessPoolExecutor, steps: int
 def table(methods: list[str], best: dict[str, int], book: Book) -> str:
     """Mean and sample standard deviation over the seeds, at the best rate; and the whole lattice."""
     lines = [
-        "| method | lr | val loss (3 seeds) | bits up | bits down | round trip | s/step, 1 thread |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | lr | val loss (3 seeds) | bits up | bits down | round trip |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for m in sorted(methods, key=lambda m: statistics.mean(book.loss((m, best[m], s)) for s in SEEDS)):
         rows = [row for s in SEEDS if (row := book.get((m, best[m], s)))]
         losses = [row["val_loss"] for row in rows]
         bits = f"{rows[0]['bits_up']:.2f} | {rows[0]['bits_down']:.2f} | {rows[0]['round_trip']:.1f}x"
         spread = f"{statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}"
-        seconds = statistics.median(row["seconds_per_step"] for row in rows)
-        lines.append(f"| {m} | {rate(best[m]):g} | {spread} | {bits} | {seconds:.2f} |")
+        lines.append(f"| {m} | {rate(best[m]):g} | {spread} | {bits} |")
     lines += ["", "Seed 0 at every learning rate tried:", "", "| method | lr: val loss |", "| --- | --- |"]
     for m in methods:
         mine = sorted(

@@ -57,8 +57,9 @@ def train(
     changes = dict(_assignment(text) for text in assign or [])
     changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
     plugins = tuple(plugin or ())
-    # Read when torch is loaded. On two cores with a load of 5, spinning threads took 4.7 to 8.5 s a step, sleeping 0.7.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Read when torch is loaded: how long an idle thread of libgomp spins. On two cores, a step of the default takes 0.25 s
+    # (0.5 s if threads sleep at once), and 0.6 s beside two other busy processes (5 s if they spin for the usual time).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
     from .lab import compare as lab_compare
     from .lab import runner
