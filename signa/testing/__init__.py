@@ -1,0 +1,162 @@
+"""The laws that every component obeys, as functions: for the tests here, and for the author of a component.
+
+``check_component(MyLMO())`` in a test of your own is all it takes; the names of the laws are ``laws(MyLMO())``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from ..aggregators import Aggregator
+from ..compressors import Compressor
+from ..feedback import Feedback
+from ..lmo import LMO, Frobenius, Spectral
+from ..rule import Rule
+from ..scaling import Scaling
+from ..stage import Stage
+from .memory_laws import (
+    _feedback_batch,
+    _feedback_borrows,
+    _feedback_identity,
+    _feedback_state,
+    _feedback_zero,
+    _scaling_free,
+    _scaling_positive,
+)
+from .message_laws import (
+    _aggregator_absent,
+    _aggregator_abstain,
+    _aggregator_alone,
+    _aggregator_anonymous,
+    _aggregator_batch,
+    _aggregator_borrows,
+    _aggregator_monotone,
+    _aggregator_odd,
+    _aggregator_signal,
+    _aggregator_unanimous,
+    _compressor_batch,
+    _compressor_bits,
+    _compressor_borrows,
+    _compressor_contracts,
+    _compressor_signal,
+    _compressor_threads,
+    _compressor_zero,
+)
+from .stage_laws import (
+    _invariant,
+    _lmo_alias,
+    _lmo_dual,
+    _lmo_feasible,
+    _lmo_odd,
+    _lmo_optimal,
+    _lmo_scale,
+    _stage_batch,
+    _stage_borrows,
+    _stage_signal,
+    _stage_state,
+    _stage_threads,
+    _stage_zero,
+    _transposed,
+)
+from .tools import BANDS, SHAPES, Law, context, sample, threads
+
+__all__ = ["BANDS", "SHAPES", "check_component", "context", "laws", "sample", "threads"]
+
+
+def check_component(
+    rule: Rule,
+    *,
+    shapes: Iterable[Sequence[int]] = SHAPES,
+    seeds: Iterable[int] = (0,),
+    dtypes: Iterable[torch.dtype] = (torch.float32, torch.float64),
+    only: Iterable[str] = (),
+) -> None:
+    """Put a component to every law of its sort (or those named in ``only``), on Gaussian matrices of some shapes.
+
+    An LMO may declare two class variables: ``band = (low, high)``, between which ``<g, d> / dual(g)`` and ``||d||`` lie
+    (else both are 1), and ``rounds = True`` where LAPACK decides its last bits, which then need not be odd, nor the
+    same under any number of threads.
+
+    Raises:
+        AssertionError: with the component, the law, the shape, the dtype and the seed, and what went wrong.
+
+    >>> from signa.compressors import Sign
+    >>> check_component(Sign()), list(laws(Sign()))[:3]
+    (None, ['borrows', 'same alone and stacked', 'same on two threads'])
+    """
+    chosen = {name: law for name, law in laws(rule).items() if not only or name in only}
+    if missing := set(only) - set(chosen):
+        raise ValueError(f"{rule.kind} has no law {sorted(missing)}; its laws are {list(laws(rule))}")
+    seeds, dtypes = list(seeds), list(dtypes)
+    for m, n in shapes:
+        for dtype in dtypes:
+            for seed in seeds:
+                for name, law in chosen.items():
+                    try:
+                        law(rule, sample(m, n, seed=seed, dtype=dtype))
+                    except Exception as error:
+                        where = f"a {m}x{n} matrix of {str(dtype).removeprefix('torch.')}, seed {seed}"
+                        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+                        raise AssertionError(f"{rule} breaks the law '{name}' on {where}: {what}") from error
+
+
+def laws(rule: Rule) -> dict[str, Law]:
+    """Every law of a component's sort, by name. A law raises AssertionError for ``law(rule, x)``, x (m, n)."""
+    for sort, found in _LAWS.items():
+        if isinstance(rule, sort):
+            return found | (_INVARIANT if isinstance(rule, Spectral | Frobenius) else {})
+    raise TypeError(f"there are no laws for a {type(rule).__name__}")
+
+
+_STAGE: dict[str, Law] = {
+    "borrows": _stage_borrows,
+    "state in place": _stage_state,
+    "same alone and stacked": _stage_batch,
+    "same on two threads": _stage_threads,
+    "zero stays zero": _stage_zero,
+    "is what its signal says": _stage_signal,
+}
+_INVARIANT: dict[str, Law] = {"rotation": _invariant, "transposition": _transposed}
+_LAWS: dict[type[Rule], dict[str, Law]] = {
+    LMO: _STAGE
+    | {
+        "no alias": _lmo_alias,
+        "dual": _lmo_dual,
+        "feasible": _lmo_feasible,
+        "optimal": _lmo_optimal,
+        "powers of two": _lmo_scale,
+        "odd": _lmo_odd,
+    },
+    Stage: _STAGE,
+    Compressor: {
+        "borrows": _compressor_borrows,
+        "same alone and stacked": _compressor_batch,
+        "same on two threads": _compressor_threads,
+        "zero stays zero": _compressor_zero,
+        "contraction": _compressor_contracts,
+        "bits": _compressor_bits,
+        "is what its signal says": _compressor_signal,
+    },
+    Aggregator: {
+        "borrows": _aggregator_borrows,
+        "same alone and stacked": _aggregator_batch,
+        "anonymous": _aggregator_anonymous,
+        "one worker": _aggregator_alone,
+        "unanimous": _aggregator_unanimous,
+        "monotone": _aggregator_monotone,
+        "odd": _aggregator_odd,
+        "absent workers": _aggregator_absent,
+        "all abstain": _aggregator_abstain,
+        "is what its signal says": _aggregator_signal,
+    },
+    Feedback: {
+        "borrows": _feedback_borrows,
+        "state in place": _feedback_state,
+        "same alone and stacked": _feedback_batch,
+        "zero stays zero": _feedback_zero,
+        "identity": _feedback_identity,
+    },
+    Scaling: {"positive": _scaling_positive, "free norm": _scaling_free},
+}
