@@ -57,8 +57,8 @@ def train(
     changes = dict(_assignment(text) for text in assign or [])
     changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
     plugins = tuple(plugin or ())
-    # Read when torch is loaded: how long an idle thread of libgomp spins. On two cores, a step of the default takes 0.25 s
-    # (0.5 s if threads sleep at once), and 0.6 s beside two other busy processes (5 s if they spin for the usual time).
+    # Read when torch is loaded: how long an idle thread of libgomp spins. On two cores a step of the default takes
+    # 0.25 s (0.5 s if threads sleep at once), and 0.6 s beside two other busy processes (5 s at the usual spin count).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
     from .lab import compare as lab_compare
@@ -71,7 +71,8 @@ def train(
     command = ["signa", *sys.argv[1:]]
     report, started = _reporter(), time.monotonic()
     if compare:
-        methods = [word for word in compare.split(",") if word.strip()]
+        methods = [word.strip() for word in compare.split(",") if word.strip()]
+        lab_compare.refuse_changes(loaded, changes)
         folder, results = lab_compare.compare(
             loaded, methods, name=name, out=out, plugins=plugins, report=report, command=command
         )  # fmt: skip

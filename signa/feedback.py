@@ -19,10 +19,12 @@ class Feedback(Rule):
 
     ``counts_absent``: whether a worker without a message counts as one that sent 0 (else it is left out of a mean).
     ``carries_model``: whether the memory makes a compressed *model* converge to the model.
+    ``needs_linear``: whether the receiver adds up aggregates, which must then be linear.
     """
 
     counts_absent: ClassVar[bool] = False
     carries_model: ClassVar[bool] = False
+    needs_linear: ClassVar[bool] = False
 
     def sender(self, x0: Tensor) -> State:
         """The sender's state for a signal that starts at ``x0``."""
@@ -78,7 +80,8 @@ class NoFeedback(Feedback):
 class EF14(Feedback):
     """``p = decay e + u;  y = C(p);  e <- p - drain y``: what is lost now is sent later.
 
-    decay = drain = 1 is EF-SignSGD. Law: sum of y + e_T = sum of u (decay = drain = 1).
+    decay = drain = 1 is EF-SignSGD; e is in units of u, so with a learning rate that changes it differs from the
+    paper's ``p = lr g + e``. Law: sum of y + e_T = sum of u (decay = drain = 1).
 
     State of the sender: e, starts at 0.
     Source: Seide et al. 2014; arXiv 1901.09847, Algorithm 1 (EF-SignSGD); decay and drain as in arXiv 2411.19870
@@ -123,6 +126,7 @@ class EF21(Feedback):
     kind: Literal["ef21"] = "ef21"
     counts_absent: ClassVar[bool] = True
     carries_model: ClassVar[bool] = True
+    needs_linear: ClassVar[bool] = True
 
     def sender(self, x0: Tensor) -> State:
         """H = X_0."""

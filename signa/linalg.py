@@ -5,6 +5,7 @@ The last two axes are the matrix (m, n), leading axes are batch. Nothing here sy
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def matrix_sum(x: Tensor) -> Tensor:
     return row_sum(x.flatten(-2)).unsqueeze(-1)
 
 
-def power_of_two_scale(x: Tensor) -> tuple[Tensor, Tensor]:
+def power_of_two_scale(x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> tuple[Tensor, Tensor]:
     """Each matrix over a power of two, `x = scaled * 2**exponent`, largest magnitude of `scaled` in [1, 2).
 
     Squares and sums of `scaled` neither overflow nor underflow, for entries of 1e+-30 and for subnormal ones. The
@@ -65,35 +66,70 @@ def power_of_two_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     is the same, bit for bit, for x and for 2^k x. A zero matrix stays zero with exponent 0; a NaN spreads as usual,
     an infinity turns its matrix to NaN.
 
-    Shapes: (..., m, n) -> (..., m, n) and an integer (..., 1, 1).
+    Shapes: (..., m, n) -> (..., m, n) and an integer (..., 1, 1); with one of the ``axes``, each row or column alone.
 
     >>> scaled, exponent = power_of_two_scale(torch.tensor([[3e-30, -6e-30]]))
     >>> scaled, exponent
     (tensor([[ 0.9507, -1.9015]]), tensor([[-98]], dtype=torch.int32))
     """
-    largest = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
+    largest = torch.maximum(x.amax(axes, keepdim=True), -x.amin(axes, keepdim=True))
     mantissa, exponent = torch.frexp(largest)
     # largest / (2 mantissa) is the power of two itself, exactly, also where ldexp(1, exponent) would overflow.
     power = torch.where(largest > 0, largest / (2 * mantissa), torch.ones_like(largest))
     return x / power, torch.where(largest > 0, exponent - 1, torch.zeros_like(exponent))
 
 
+class _Precision:
+    """torch's float32 matrix product precision: a setting of the process, which blocks of several threads share."""
+
+    def __init__(self) -> None:
+        self._lock, self._depth, self._before = Lock(), 0, [""]
+        backends = (torch.backends.cuda, torch.backends.mkldnn)
+        self._settings = [b.matmul for b in backends if hasattr(getattr(b, "matmul", None), "fp32_precision")]
+
+    def enter(self) -> None:
+        """Full precision; the first one in remembers what it was."""
+        with self._lock:
+            self._depth += 1
+            if self._depth > 1:
+                return
+            if self._settings:  # torch 2.9 on; its getter for all backends fails where only one of them was set
+                self._before = [setting.fp32_precision for setting in self._settings]
+                self._write(["ieee"] * len(self._settings))
+            else:
+                self._before = [torch.get_float32_matmul_precision()]
+                torch.set_float32_matmul_precision("highest")
+
+    def leave(self) -> None:
+        """The last one out restores it."""
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                self._write(self._before)
+
+    def _write(self, values: list[str]) -> None:
+        if not self._settings:
+            torch.set_float32_matmul_precision(values[0])
+        for setting, value in zip(self._settings, values):
+            setting.fp32_precision = value
+
+
+_precision = _Precision()
+
+
 @contextmanager
 def ieee_products(device: torch.device) -> Iterator[None]:
     """Matrix products in the dtype of their factors, whatever autocast and torch's float32 precision are set to.
 
+    >>> x = torch.full((64, 64), 1 / 3)
     >>> torch.set_float32_matmul_precision("medium")
-    >>> with ieee_products(torch.device("cpu")): print(torch.get_float32_matmul_precision())
-    highest
-    >>> print(torch.get_float32_matmul_precision()); torch.set_float32_matmul_precision("highest")
-    medium
+    >>> with ieee_products(x.device): full = x @ x
+    >>> torch.set_float32_matmul_precision("highest"); torch.equal(full, x @ x)
+    True
     """
-    before = torch.get_float32_matmul_precision()
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
+    _precision.enter()
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
+        _precision.leave()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
-from .errors import Advice, GradientError, Problem, RoutingError, SpecError, UnsupportedParameter
+from .errors import Advice, GradientError, Problem, RoutingError, SpecError, StateError, UnsupportedParameter
 from .plugin import load_plugins
 from .reading import validated
 from .routing import Named, Route, Routing, check_parameter, clean_name, layout
@@ -23,6 +24,8 @@ from .stack import Clock, Stack
 from .transport import Transport, default_transport
 
 Model = nn.Module | Iterable[tuple[str, Tensor]]
+#: Entries of a stack at the most (32 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
+_STACK = 1 << 23
 _OWN = ("params", "name", "param_names")
 
 
@@ -48,6 +51,8 @@ class SignA(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
 
     def __init__(self, model: Model, spec: Spec, *, transport: Transport | None = None, seed: int = 0) -> None:
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise TypeError(f"the seed must be an integer, got {seed!r}")
         transport = default_transport() if transport is None else transport
         self._setup(Routing.of(spec, model), transport, seed, _buffers(model))
         for index, group in enumerate(spec.groups):
@@ -60,6 +65,7 @@ class SignA(torch.optim.Optimizer):
         self._buffers = buffers
         self._stacks: list[tuple[int, Stack]] = []
         self._seen: dict[int, tuple[int, int]] = {}
+        self._showing_exact = False
         members = [[route for route in routing if route.group == index] for index in range(len(self.spec.groups))]
         filled = [(self.spec.groups[index], routes) for index, routes in enumerate(members) if routes]
         super().__init__([_param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
@@ -74,12 +80,17 @@ class SignA(torch.optim.Optimizer):
             p = route.named.parameter
             key = (route.layout.m, route.layout.n, route.layout.count, p.dtype, p.device)
             alike.setdefault(key, []).append(route)
-        for members in alike.values():
-            stack = Stack(group, members, self.transport)
-            self._stacks.append((index, stack))
-            for position, route in enumerate(members):
-                self.state[route.named.parameter] = stack.views(position)
-            self._note(stack)
+        for key, every in alike.items():
+            most = max(1, _STACK // max(1, key[0] * key[1] * key[2]))
+            for members in (every[i : i + most] for i in range(0, len(every), most)):
+                self._add_stack(index, group, members)
+
+    def _add_stack(self, index: int, group: Group, members: list[Route]) -> None:
+        stack = Stack(group, members, self.transport)
+        self._stacks.append((index, stack))
+        for position, route in enumerate(members):
+            self.state[route.named.parameter] = stack.views(position)
+        self._note(stack)
 
     def _restart_rows(self) -> None:
         names = [route.named.name for route in self.routing]
@@ -125,8 +136,9 @@ class SignA(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        rows = self._rows.take()
+        self._refuse_inside_exact("step()")
         unscale = self._amp()
+        rows = self._rows.take()
         if unscale is not None:
             self._check_gradients(rows)
             clock = Clock(self.seed, self.steps, unscale)
@@ -151,11 +163,14 @@ class SignA(torch.optim.Optimizer):
                 self._note(stack)
 
     def _amp(self) -> float | None:
-        """What to multiply the gradients by for a GradScaler; None if it found an infinity and the step is skipped."""
-        found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        """What to multiply the gradients by for a GradScaler; None if it found an infinity and the step is skipped.
+
+        Its attributes are taken away here: after an error it would leave them behind, for a later step to stumble over.
+        """
+        found, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
+        if found is not None:
+            self.found_inf = self.grad_scale = None
         if found is not None and scale is None and not self._rows.single:
-            for name in ("found_inf", "grad_scale"):
-                delattr(self, name)  # as GradScaler does after a step that returns
             raise GradientError(
                 "scaler.unscale_ is not possible with several workers in one process, because it unscales the sum of "
                 "their gradients and not their own: leave it out (scaler.step unscales), and clip inside the blocks"
@@ -180,35 +195,53 @@ class SignA(torch.optim.Optimizer):
     def exact(self) -> Iterator[None]:
         """Inside, the parameters hold the server's exact model X where a method keeps one (EF21-P), for evaluation.
 
-        The replicas' own model W comes back on exit. Without an X, nothing happens.
+        The replicas' own model W comes back on exit. Without an X, nothing happens. Parameters that are loaded inside
+        stay as loaded, and X starts anew from them.
+
+        Raises:
+            StateError: from ``step()`` and ``load_state_dict()`` inside, which would work on the wrong model.
         """
+        if self._showing_exact:
+            yield
+            return
         held = [stack for _, stack in self._stacks if stack.exact is not None]
         kept = [[p.detach().clone() for p in stack.parameters] for stack in held]
         with torch.no_grad():
             self._honour_loads()
             for stack in held:
                 stack.write(stack.exact)  # type: ignore[arg-type]
+                self._note(stack)
+        self._showing_exact = bool(held)
         try:
             yield
         finally:
+            self._showing_exact = False
             with torch.no_grad():
                 for stack, values in zip(held, kept, strict=True):
-                    for p, value in zip(stack.parameters, values, strict=True):
-                        p.copy_(value)
-                    self._note(stack)
+                    if self._untouched(stack):
+                        for p, value in zip(stack.parameters, values, strict=True):
+                            p.copy_(value)
+                        self._note(stack)
+
+    def _refuse_inside_exact(self, what: str) -> None:
+        if self._showing_exact:
+            raise StateError(
+                f"{what} inside 'with opt.exact()', where the model is X and not W: call it behind the block"
+            )
 
     def _note(self, stack: Stack) -> None:
         """Remember that the parameters are as this optimizer left them."""
         if stack.exact is not None:
             self._seen.update({id(p): (p._version, p.data_ptr()) for p in stack.parameters})
 
+    def _untouched(self, stack: Stack) -> bool:
+        return all(self._seen.get(id(p)) == (p._version, p.data_ptr()) for p in stack.parameters)
+
     def _honour_loads(self) -> None:
         """Where someone else wrote the parameters (model.load_state_dict), the exact model starts anew from them."""
         reset: list[str] = []
         for _, stack in self._stacks:
-            if stack.exact is None or all(
-                self._seen.get(id(p)) == (p._version, p.data_ptr()) for p in stack.parameters
-            ):
+            if stack.exact is None or self._untouched(stack):
                 continue
             if stack.reset_exact():
                 reset += [route.named.name for route in stack.routes]
@@ -251,14 +284,23 @@ class SignA(torch.optim.Optimizer):
         given = param_group["params"]
         given = [given] if isinstance(given, Tensor) else list(given)
         number = len(self.spec.groups)
-        pairs = [pair if isinstance(pair, tuple) else (f"added.{number}.{i}", pair) for i, pair in enumerate(given)]
+        pairs = [
+            tuple(pair) if isinstance(pair, tuple | list) else (f"added.{number}.{i}", pair)
+            for i, pair in enumerate(given)
+        ]
         named = [Named(clean_name(name), parameter) for name, parameter in pairs]
         fields = {key: value for key, value in param_group.items() if key not in _OWN}
-        group = validated(Group, {"name": param_group.get("name", ""), "match": [n.name for n in named], **fields})
+        match = [escape(item.name) for item in named]
+        group = validated(Group, {"name": param_group.get("name", ""), "match": match, **fields})
+        if self._rows.pending:
+            raise GradientError("add_param_group between a worker's block and step(): call it before the blocks")
+        names, seen = {route.named.name for route in self.routing}, set(self._place)
         for item in named:
             check_parameter(item.name, item.parameter)
-            if id(item.parameter) in self._place or item.name in {route.named.name for route in self.routing}:
-                raise RoutingError(f"parameter '{item.name}' is optimized already: leave it out")
+            if id(item.parameter) in seen or item.name in names:
+                raise RoutingError(f"parameter '{item.name}' is optimized already, or stands twice: leave it out")
+            names.add(item.name)
+            seen.add(id(item.parameter))
         routes = [Route(item, number, layout(group, item)) for item in named]
         spec = validated(Spec, {**dict(self.spec), "groups": (*self.spec.groups, group)})
         routing = Routing([*self.routing, *routes])
@@ -287,6 +329,7 @@ class SignA(torch.optim.Optimizer):
         Raises:
             StateError: the state is of another optimizer, with all that differs; nothing is written then.
         """
+        self._refuse_inside_exact("load_state_dict()")
         state = dict(state_dict)
         for pre in self._optimizer_load_state_dict_pre_hooks.values():
             state = pre(self, state) or state
@@ -349,6 +392,9 @@ def build(
     A preset's name (or a Method) routes nn.Embedding weights, tied weights and ``*embed*``, ``*head*``,
     ``*classifier*`` to AdamW (3e-4, no decay), everything else with two axes or more to the preset, and the rest to
     AdamW.
+
+    With pairs in place of the model nobody knows which parameter belongs to an Embedding or is tied, nor which buffers
+    there are: names alone decide.
 
     Args:
         lr: the preset's learning rate; only with a name or a Method (a spec has its own).

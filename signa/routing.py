@@ -35,7 +35,7 @@ class Named:
 
     name: str
     parameter: nn.Parameter | Tensor
-    module: str = ""
+    module: frozenset[str] = frozenset()
     tied: bool = False
 
 
@@ -59,8 +59,9 @@ def named_parameters(model: nn.Module | Iterable[tuple[str, Tensor]]) -> list[Na
         return _unique([Named(clean_name(name), parameter) for name, parameter in pairs])
     found = []
     for prefix, module in model.named_modules(remove_duplicate=False):
+        classes = frozenset(cls.__name__ for cls in type(module).__mro__)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            found.append(Named(clean_name(f"{prefix}.{name}" if prefix else name), parameter, type(module).__name__))
+            found.append(Named(clean_name(f"{prefix}.{name}" if prefix else name), parameter, classes))
     return _unique(found)
 
 
@@ -68,8 +69,7 @@ def _unique(found: list[Named]) -> list[Named]:
     first: dict[int, Named] = {}
     for named in found:
         seen = first.get(id(named.parameter))
-        # A tied weight keeps its first name; an Embedding among its owners keeps that, since a lookup has no fan-in.
-        module = "Embedding" if seen and "Embedding" in (seen.module, named.module) else (seen or named).module
+        module = named.module | (seen.module if seen else frozenset())  # a tied weight belongs to all its owners
         tied = (seen is not None and seen.name != named.name) or bool(seen and seen.tied)
         first[id(named.parameter)] = Named((seen or named).name, named.parameter, module, tied)
     names = [named.name for named in first.values()]
@@ -86,6 +86,11 @@ def check_parameter(name: str, parameter: Tensor) -> None:
     """
     reasons = [
         (not isinstance(parameter, Tensor), "is no tensor", "pass (name, parameter) pairs"),
+        (
+            isinstance(parameter, nn.UninitializedParameter),
+            "is not initialised (a lazy module)",
+            "run a forward pass first",
+        ),
         (isinstance(parameter, Tensor) and parameter.layout != torch.strided, "is sparse", "use a dense parameter"),
         (isinstance(parameter, Tensor) and parameter.is_complex(), "is complex", "torch.view_as_real(...)"),
         (
@@ -137,6 +142,7 @@ class Layout:
             pattern = f"{' '.join(axes)} -> {' '.join(axes[:1]) or '1'} ({' '.join(axes[1:])})"
             m, n = (shape[0], prod(shape[1:])) if shape else (1, 1)
             return cls(tuple(shape), pattern, (), m, n)
+        pattern = _without_ellipsis(pattern, len(shape))
         try:
             out = rearrange(torch.empty(shape, device="meta"), pattern, **(sizes or {}))
         except EinopsError as error:
@@ -184,6 +190,16 @@ class Layout:
             rest = size // max(1, prod(given.get(name, 1) for name in names))
             lengths.update({name: given.get(name, rest) for name in names if not name.isdecimal()})
         return lengths
+
+
+def _without_ellipsis(pattern: str, ndim: int) -> str:
+    """A pattern whose ``...`` is spelled out, since a layout puts its own in front.
+
+    >>> _without_ellipsis("o i ... -> o (i ...)", 4)
+    'o i e0 e1 -> o (i e0 e1)'
+    """
+    named = len(re.findall(r"\([^)]*\)|[^\s.]+", pattern.split("->")[0]))
+    return pattern.replace("...", " ".join(f"e{i}" for i in range(max(0, ndim - named))))
 
 
 @dataclass(frozen=True)
@@ -253,7 +269,7 @@ def takes(group: Group, item: Named) -> bool:
     return (
         (not group.match or any(fnmatchcase(item.name, pattern) for pattern in group.match))
         and _COMPARE[sign](item.parameter.ndim, int(number))
-        and (not group.module or item.module in group.module)
+        and (not group.module or not item.module.isdisjoint(group.module))
         and (group.tied is None or group.tied == item.tied)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -31,6 +32,11 @@ class Rows:
         """Whether blocks are optional."""
         return len(self.local) == 1
 
+    @property
+    def pending(self) -> bool:
+        """Whether a block has left a gradient that no step has used."""
+        return any(grad is not None for row in self._rows for grad in row)
+
     def drop(self) -> None:
         """Forget every row."""
         self._rows: list[list[Tensor | None]] = [[None] * len(self.parameters) for _ in self.local]
@@ -58,6 +64,7 @@ class Rows:
             IndexError: the worker does not live here.
             GradientError: blocks nest, or a gradient came from outside a block.
         """
+        worker = operator.index(worker)
         if worker not in self.local:
             where = f"local workers are {self.local.start} to {self.local.stop - 1}"
             raise IndexError(f"there is no worker {worker!r} in this process: {where}")
@@ -65,19 +72,23 @@ class Rows:
             raise GradientError(f"worker({worker}) inside worker({self._inside}): blocks do not nest")
         if not self.single:
             self._check_outside()
-        kept = [getattr(module, name).clone() for module, name in self._buffers] if worker != 0 else []
+        buffers = [(module, name, getattr(module, name)) for module, name in self._buffers] if worker != 0 else []
+        kept = [(module, name, value, None if value is None else value.clone()) for module, name, value in buffers]
         self._enter(worker)
         try:
             yield
         finally:
             self._leave(worker)
-            for (module, name), value in zip(self._buffers, kept, strict=False):
-                getattr(module, name).copy_(value)
+            for module, name, buffer, value in kept:
+                if buffer is not None:
+                    buffer.data = (
+                        value  # a forward may have written it in place, resized it, or put another in its place
+                    )
+                setattr(module, name, buffer)
 
     def _enter(self, worker: int) -> None:
         self._inside = worker
         if not self.single:
-            self._again = any(row is not None for row in self._rows[worker - self.local.start])
             for parameter, row in zip(self.parameters, self._rows[worker - self.local.start], strict=True):
                 parameter.grad = row
 
@@ -86,14 +97,16 @@ class Rows:
         self._inside = None
         if self.single:
             return
-        mine = self._rows[worker - self.local.start]
+        place = worker - self.local.start
         for index, parameter in enumerate(self.parameters):
-            mine[index] = parameter.grad
-            first = all(row[index] is None for row in self._rows if row is not mine)
-            if first or self._again or self._sums[index] is None:
+            before, grad, total = self._rows[place][index], parameter.grad, self._sums[index]
+            self._rows[place][index] = grad
+            earlier = any(row[index] is not None for row in self._rows[:place])
+            later = any(row[index] is not None for row in self._rows[place + 1 :])
+            if before is None and earlier and not later and total is not None and grad is not None:
+                total.add_(grad)  # in worker order, as _sum adds
+            else:
                 self._sums[index] = self._sum(index)
-            elif mine[index] is not None:
-                self._sums[index].add_(mine[index])  # type: ignore[union-attr, arg-type]
             parameter.grad = self._sums[index]
         self._versions = [_version(total) for total in self._sums]
 
@@ -116,13 +129,15 @@ class Rows:
                 continue
             if grad is total and _version(grad) == self._versions[index]:
                 continue
-            # GradScaler's check multiplies in place by 1: another version of the same values is no new gradient.
+            # Another version of the same values is no new gradient. Without rows, after a step or zero_grad, only a
+            # gradient that is zero throughout can be what was left.
             expected = self._sum(index)
-            if total is None or grad is not total or (expected is not None and not _same_bits(grad, expected)):
+            same = not bool(grad.any()) if expected is None else _same_bits(grad, expected)
+            if total is None or grad is not total or not same:
                 raise GradientError(
                     f"the gradient of '{self.names[index]}' changed outside a 'with opt.worker(j):' block, so it "
-                    f"belongs to none of the {len(self.local)} workers: run backward, clipping and scaling inside the block "
-                    "(scaler.unscale_ is not possible with several workers in one process; scaler.step is)"
+                    f"belongs to none of the {len(self.local)} workers: run backward, clipping and scaling inside the "
+                    "block (scaler.unscale_ is not possible with several workers in one process; scaler.step is)"
                 )
             self._versions[index] = _version(grad)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from threading import RLock
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 from pydantic_core import core_schema
 
-from .errors import Fault, RegistryError
+from .errors import Advice, Fault, RegistryError
 
 Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), AfterValidator(lambda v: v + 0.0)]  # no -0.0
 Fraction = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Share = Annotated[float, Strict(), Field(gt=0, le=1)]
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -103,6 +106,9 @@ def closest(name: str, names: list[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(names))}"
 
 
+_RESERVED = ("worker", "up", "aggregate", "server", "down", "replica")
+
+
 class Registry(Generic[R]):
     """Components of one sort, by name. As pydantic metadata it turns a name, a mapping or an object into a rule.
 
@@ -121,11 +127,13 @@ class Registry(Generic[R]):
         Raises:
             RegistryError: the class is no rule of this sort, or the name is taken by another class.
         """
-        if not issubclass(cls, self.base):
+        if not (inspect.isclass(cls) and issubclass(cls, self.base)):
             raise RegistryError(f"{cls!r} is not a {self.base.__name__}: derive from it")
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str) or not kind.isidentifier():
             raise RegistryError(f'{cls.__name__} has no name: give it a field kind: Literal["name"] = "name"')
+        if kind in _RESERVED:
+            raise RegistryError(f"{self.what} '{kind}' cannot have that name: it is a part of every address")
         for registry in self._lineage():
             taken = registry._classes.get(kind, cls)
             # The same class again is a module that was reloaded or a notebook's cell that ran twice.
@@ -220,13 +228,19 @@ class Registry(Generic[R]):
         return {"anyOf": [{"enum": self.names()}, short, *rules]}
 
 
-_entry_points_loaded = False
+_entry_points_lock, _entry_points_loaded = RLock(), False
 
 
 def _load_entry_points() -> None:
-    """Import what installed packages announce under the group ``signa``, once per process."""
+    """Import what installed packages announce under the group ``signa``, once per process. One that fails is named."""
     global _entry_points_loaded
-    if not _entry_points_loaded:
-        _entry_points_loaded = True
+    with _entry_points_lock:
+        if _entry_points_loaded:
+            return
+        _entry_points_loaded = True  # what is being loaded may look names up itself
         for entry in entry_points(group="signa"):
-            entry.load()
+            try:
+                entry.load()
+            except Exception as error:
+                what = f"the installed plug-in '{entry.name}' ({entry.value}) failed: {type(error).__name__}: {error}"
+                warnings.warn(Advice(what), stacklevel=2)

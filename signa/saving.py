@@ -57,7 +57,10 @@ def _plain(value: Any) -> Any:
 
 def import_state(opt: SignA, data: Mapping[str, Any]) -> None:
     """Check everything, then write everything."""
-    problems = list(_differences(opt, data))
+    try:
+        problems = list(_differences(opt, data))
+    except (KeyError, TypeError, AttributeError) as error:
+        problems = [f"it is damaged ({type(error).__name__}: {error})"]
     if problems:
         raise StateError("this state does not fit the optimizer:\n  " + "\n  ".join(problems))
     header = data["signa"]
@@ -78,7 +81,7 @@ def _differences(opt: SignA, data: Mapping[str, Any]) -> list[str]:
     parts = {"state": data, "param_groups": data, **dict.fromkeys(("step", "seed", "workers", "spec"), header)}
     if missing := [name for name, part in parts.items() if name not in part]:
         return [f"it is incomplete: {', '.join(missing)} missing"]
-    found = []
+    found = [f"{key}: {header[key]!r} is no integer" for key in ("step", "seed") if not isinstance(header[key], int)]
     if header["workers"] != opt.transport.workers:
         found.append(f"workers: {header['workers']} there, {opt.transport.workers} here")
     found += _spec_differences(header["spec"]["groups"], json.loads(opt.spec.canonical())["groups"], "groups")
@@ -108,7 +111,8 @@ _FREE = ("lr", "weight_decay", "name", "match", "module", "ndim", "tied", "optio
 def _spec_differences(there: Any, here: Any, address: str) -> list[str]:
     """Addresses of everything that makes another trajectory: the methods, scalings and layouts."""
     if isinstance(there, dict) and isinstance(here, dict):
-        keys = [key for key in {**there, **here} if key not in _FREE]
+        free = _FREE if address.count(".") == 1 else ()
+        keys = [key for key in {**there, **here} if key not in free]
         return [line for key in keys for line in _spec_differences(there.get(key), here.get(key), f"{address}.{key}")]
     if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = enumerate(zip(there, here, strict=True))

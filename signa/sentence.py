@@ -87,6 +87,20 @@ class Method(Frozen):
                 instead="put one 'step' at the end of 'replica' (or of 'server', with down: ef21(...))",
                 at=("replica",) if not steps else (steps[-1][0],),
             )
+        if self.up.feedback.needs_linear and not self.aggregate.linear:
+            raise Fault(
+                f"aggregate '{self.aggregate.kind}' cannot stand behind '{self.up}'",
+                because=f"the receiver adds up, and a sum of {self.aggregate.kind}s says nothing of the sum",
+                instead="aggregate with 'mean', or drop the feedback",
+                at=("aggregate",),
+            )
+        if sum(stage.kind == "decay" for stage in self.worker) > 1:
+            raise Fault(
+                "'decay' stands twice in worker",
+                because="the gradient would decay twice",
+                instead="keep one",
+                at=("worker",),
+            )
         if self.coupled and steps[0][0] == "server":
             raise Fault(
                 "coupled decay ('decay' in worker) cannot be used when 'step' stands on the server",
@@ -184,6 +198,10 @@ class Method(Frozen):
     def advice(self, workers: int = 1) -> list[str]:
         """What papers and measurements say against this method, if anything."""
         found = []
+        if self.down.feedback.kind == "ef21" and self.before("down").role == "direction":
+            found.append(
+                "'down' runs ef21 on a direction, which jumps while the estimate follows: put 'step' on the server"
+            )
         if self.up.feedback.kind == "ef21" and self.before("up").role == "direction":
             found.append(
                 "'up' runs ef21 on an LMO's output, which can diverge for every step size "

@@ -41,7 +41,7 @@ def _bound(value: Any) -> Any:
     text = "" if isinstance(value, bool) else str(value).replace(" ", "")
     if value != "" and not re.fullmatch(r"(==|>=|<=|>|<)?[0-9]{1,3}", text):
         raise Fault(f"ndim cannot be compared with {value!r}", instead="write a number, or '>=2'")
-    return text
+    return text.removeprefix("==")
 
 
 class Group(Frozen):
@@ -53,7 +53,7 @@ class Group(Frozen):
         name: for printing and for addresses (``groups.head.lr``); the position serves as well.
         match: globs over parameter names (``blocks.*.weight``), any of which fits.
         ndim: number of axes, ``2`` or ``">=2"``.
-        module: class names of the module that owns the parameter (``Embedding``), any of which fits.
+        module: class names (``Embedding``) of which the module that owns the parameter is an instance, any fits.
         tied: whether the parameter is shared by several modules.
         optional: whether the group may stay empty.
         method: a preset's name or the six parts; parts may stand in the group itself and then replace the preset's.

@@ -103,10 +103,11 @@ class Stack:
         for address, value in self.state.items():
             owners = (len(self.transport.local),) if address.startswith("worker.") else ()
             rows = value.view(*owners, self.rows, *value.shape[1:])
-            block = rows[..., index * self.per : (index + 1) * self.per, :, :]
+            share = slice(index * self.per, (index + 1) * self.per)
+            block = rows[:, share] if owners else rows[share]
             own = (
                 self.routes[index].layout.parameter(block, len(owners))
-                if block.shape[-2:] == (self.m, self.n)
+                if block.shape[len(owners) + 1 :] == (self.m, self.n)
                 else block
             )
             # A pattern that cannot be undone without copying keeps its state in matrix form.

@@ -10,7 +10,8 @@ import pytest
 import signa
 
 NAMES = [
-    "LMO", "Advice", "Aggregator", "Channel", "Compressor", "Context", "Fault", "Feedback", "Group", "Loopback", "Method",
+    "LMO",
+    "Advice", "Aggregator", "Channel", "Compressor", "Context", "Fault", "Feedback", "Group", "Loopback", "Method",
     "Norm", "Rule", "Scaling", "SignA", "SignaError", "Signal", "Spec", "SpecError", "Stage", "__version__",
     "aggregators", "build", "compressors", "feedbacks", "lmos", "method", "presets", "scalings", "schema", "stages",
 ]  # fmt: skip

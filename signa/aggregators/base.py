@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,7 +17,10 @@ class Aggregator(Rule):
 
     ``active`` (N, ...) is False where a worker has no message for a matrix (its row is zero then). Law: workers are
     anonymous, so any order gives the same result up to rounding; a coordinate-wise rule treats entries alone.
+    ``linear`` says that the aggregate of sums is the sum of the aggregates, which a receiver that adds up needs.
     """
+
+    linear: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:

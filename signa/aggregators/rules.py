@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ class Mean(Aggregator):
     """
 
     kind: Literal["mean"] = "mean"
+    linear: ClassVar[bool] = True
 
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         """The mean over those present."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..presets import method
+from ..sentence import PARTS
 from ..spec import Spec
 from . import plots
 from .records import RunFolder
@@ -13,7 +14,7 @@ from .refusal import refusal
 from .runner import Diverged, Reporter, Result, train
 from .settings import read_settings
 
-__all__ = ["compare", "matrix_group", "table", "with_method"]
+__all__ = ["compare", "matrix_group", "refuse_changes", "table", "with_method"]
 
 
 def compare(
@@ -33,6 +34,8 @@ def compare(
     Raises:
         SpecError: a method is unknown, or has no learning rate.
     """
+    if not methods:
+        raise refusal("--compare names no method", instead="write --compare signmuon,muon")
     rates = read_settings(spec.train).compare
     named = [_parse(word, rates) for word in methods]
     arms = [(label, with_method(spec, label, lr)) for label, lr in named]
@@ -74,8 +77,27 @@ def with_method(spec: Spec, name: str, lr: float) -> Spec:
     return spec.replace({f"{group}.method": name, f"{group}.lr": lr})
 
 
+def refuse_changes(spec: Spec, addresses: Iterable[str]) -> None:
+    """Refuse ``--set`` on what every arm replaces, which would have no effect.
+
+    Raises:
+        SpecError: naming the address.
+    """
+    number = matrix_group(spec)
+    heads = tuple(f"groups.{label}." for label in (str(number), spec.groups[number].name) if label)
+    for address in addresses:
+        for head in heads:
+            if address.startswith(head) and address[len(head) :].split(".")[0] in (*PARTS, "method", "lr"):
+                raise refusal(
+                    f"--set {address} has no effect with --compare",
+                    because="every arm replaces the method and the learning rate of that group",
+                    instead="register a preset in a --plugin, or compare separate runs",
+                )
+
+
 def _parse(word: str, rates: Mapping[str, float]) -> tuple[str, float]:
     name, _, number = (part.strip() for part in word.partition("="))
+    method(name)  # an unknown preset is the first thing to say
     if number:
         try:
             return name, float(number)

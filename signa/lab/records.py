@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from .refusal import refusal
 
 __all__ = ["RunFolder", "environment", "read_metrics"]
@@ -92,7 +93,7 @@ def environment(command: Sequence[str], device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": _version("numpy"),
-        "signa": _version("signa-optim"),
+        "signa": __version__,
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
         "gpu": gpu,

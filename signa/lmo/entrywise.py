@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -12,10 +13,10 @@ from ..signal import ONE, SQRT_M, SQRT_MN, SQRT_N, Alphabet, Norm
 from .base import LMO, lmos
 
 
-def _unit(g: Tensor, squares_of: object) -> Tensor:
+def _unit(g: Tensor, squares_of: Callable[[Tensor], Tensor], axes: tuple[int, ...] = (-2, -1)) -> Tensor:
     """g over the root of a sum of its squares; 0 where that sum is 0. Scaled first, so nothing over- or underflows."""
-    scaled, _ = power_of_two_scale(g)
-    total = squares_of(scaled.square())  # type: ignore[operator]
+    scaled, _ = power_of_two_scale(g, axes)
+    total = squares_of(scaled.square())
     return torch.where(total > 0, scaled * torch.where(total > 0, total, 1).rsqrt(), 0)
 
 
@@ -62,7 +63,7 @@ class Column(LMO):
 
     def direction(self, g: Tensor) -> Tensor:
         """g_ij / ||g_:j||."""
-        return _unit(g, column_sum)
+        return _unit(g, column_sum, (-2,))
 
     def norm(self, x: Tensor) -> Tensor:
         """The longest column."""
@@ -87,7 +88,7 @@ class Row(LMO):
 
     def direction(self, g: Tensor) -> Tensor:
         """g_ij / ||g_i:||."""
-        return _unit(g, row_sum)
+        return _unit(g, row_sum, (-1,))
 
     def norm(self, x: Tensor) -> Tensor:
         """The longest row."""

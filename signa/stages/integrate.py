@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from ..signal import Signal
@@ -21,7 +22,7 @@ class Step(Stage):
     Shapes: (..., m, n). State: x, bound to the parameter (replica) or owned (server).
 
     Args:
-        decay: ``decoupled``, or ``cautious``: only entries with d x > 0 decay.
+        decay: ``decoupled``, or ``cautious``: only entries with d x >= 0 decay.
 
     Source: arXiv 1711.05101 (decoupled decay); arXiv 2510.12402, Algorithm 1 (cautious decay).
     """
@@ -38,7 +39,7 @@ class Step(Stage):
         """The next model."""
         model, shrink = state["x"], ctx.lr * ctx.weight_decay
         if shrink and self.decay == "cautious":
-            model.mul_(1 - shrink * (x * model > 0).to(model.dtype))
+            model.mul_(1 - shrink * (torch.sign(x) * torch.sign(model) >= 0).to(model.dtype))
         elif shrink:
             model.mul_(1 - shrink)
         return model.add_(x, alpha=-ctx.lr * ctx.scale)

@@ -273,7 +273,7 @@ def test_mutated_texts_load_or_are_refused(
     for place, cut, snippet in edits:
         at = int(place * len(text))
         text = text[:at] + snippet + text[at + cut :]
-    begun = time.monotonic()
+    begun = time.process_time()
     for suffix in ("yaml", "toml", "json"):
         path = tmp_path_factory.mktemp("spec") / f"spec.{suffix}"
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
@@ -281,7 +281,7 @@ def test_mutated_texts_load_or_are_refused(
             assert Spec.load(path)
         except SpecError as error:
             assert str(error)
-    assert time.monotonic() - begun < 3
+    assert time.process_time() - begun < 3
 
 
 @given(st.text(max_size=30))
