@@ -63,6 +63,11 @@ def validated(model: type[M], data: Any, source: Source | None = None, known: li
     return value
 
 
+def refused(error: ValidationError, model: type[BaseModel], data: Any) -> SpecError:
+    """The error of a model that was written in Python, where values have no place but their address."""
+    return SpecError([Source().locate(item) for item in _joined(_Reader(model, model, data, (), ()).problems(error))])
+
+
 def changed(value: M, changes: Mapping[str, Any]) -> M:
     """A validated copy of a model with other values at some addresses.
 

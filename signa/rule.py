@@ -11,6 +11,7 @@ from threading import RLock
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic._internal._model_construction import ModelMetaclass
 from pydantic_core import core_schema
 
 from .errors import Advice, Fault, RegistryError
@@ -56,8 +57,24 @@ def _is_structure(value: Any) -> bool:
     return isinstance(value, BaseModel) or (isinstance(value, tuple) and any(isinstance(v, BaseModel) for v in value))
 
 
-class Frozen(BaseModel):
-    """A frozen model that rejects unknown keys and never skips validation."""
+class _Refusing(ModelMetaclass):
+    """Makes ``Method(wroker=...)`` in Python fail as a spec file does, with what was probably meant."""
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        try:
+            return super().__call__(*args, **fields)
+        except ValidationError as error:
+            from .reading import refused  # it reads rules
+
+            raise refused(error, cls, fields) from None  # type: ignore[arg-type]
+
+
+class Frozen(BaseModel, metaclass=_Refusing):
+    """A frozen model that rejects unknown keys and never skips validation.
+
+    Raises:
+        SpecError: whatever is wrong with the fields, all at once.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True)
 

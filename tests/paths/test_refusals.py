@@ -132,7 +132,7 @@ def test_a_model_loaded_inside_exact_stays_loaded() -> None:
     with pytest.warns(signa.Advice, match="reset"):
         opt.step()
     with opt.exact():
-        assert float((w - new).abs().max()) < 1  # X started anew from what was loaded
+        assert float((w.detach() - new).abs().max()) < 1  # X started anew from what was loaded
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
@@ -310,3 +310,12 @@ def test_a_damaged_state_is_refused_whole() -> None:
         with pytest.raises(StateError):
             opt.load_state_dict(state)
     assert torch.equal(w, before)
+
+
+def test_a_part_written_in_python_is_refused_like_one_in_a_file() -> None:
+    with pytest.raises(signa.SpecError, match=r"unknown key 'wroker'\n  instead: did you mean 'worker'"):
+        signa.Method(wroker="momentum")  # type: ignore[call-arg]
+    with pytest.raises(signa.SpecError, match=r"^up: unknown compressor 'sgn'"):
+        signa.Method(up="sgn")  # type: ignore[arg-type]
+    with pytest.raises(signa.SpecError, match="did you mean 'beta'"):
+        signa.stages.get("momentum")(betta=0.2)
