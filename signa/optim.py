@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from .errors import Advice, GradientError, Problem, RoutingError, SpecError, StateError, UnsupportedParameter
+from .errors import Advice, GradientError, Problem, RoutingError, SpecError, UnsupportedParameter
+from .exact import ExactModel
 from .plugin import load_plugins
 from .reading import validated
 from .routing import Named, Route, Routing, check_parameter, clean_name, layout
@@ -64,8 +65,7 @@ class SignA(torch.optim.Optimizer):
         self.steps = 0
         self._buffers = buffers
         self._stacks: list[tuple[int, Stack]] = []
-        self._seen: dict[int, tuple[int, int]] = {}
-        self._showing_exact = False
+        self._exact = ExactModel()
         members = [[route for route in routing if route.group == index] for index in range(len(self.spec.groups))]
         filled = [(self.spec.groups[index], routes) for index, routes in enumerate(members) if routes]
         super().__init__([_param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
@@ -90,7 +90,7 @@ class SignA(torch.optim.Optimizer):
         self._stacks.append((index, stack))
         for position, route in enumerate(members):
             self.state[route.named.parameter] = stack.views(position)
-        self._note(stack)
+        self._exact.note(stack)
 
     def _restart_rows(self) -> None:
         names = [route.named.name for route in self.routing]
@@ -136,7 +136,7 @@ class SignA(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._refuse_inside_exact("step()")
+        self._exact.refuse_inside("step()")
         unscale = self._amp()
         rows = self._rows.take()
         if unscale is not None:
@@ -150,7 +150,7 @@ class SignA(torch.optim.Optimizer):
         return loss
 
     def _run(self, rows: list[list[Tensor | None]], clock: Clock) -> None:
-        self._honour_loads()
+        self._exact.honour_loads()
         messages = []
         for index, stack in self._stacks:
             group = self.param_groups[index]
@@ -160,7 +160,7 @@ class SignA(torch.optim.Optimizer):
         for stack, message, lr, decay in messages:
             if message is not None:
                 stack.receive(message, lr, decay, clock)
-                self._note(stack)
+                self._exact.note(stack)
 
     def _amp(self) -> float | None:
         """What to multiply the gradients by for a GradScaler; None if it found an infinity and the step is skipped.
@@ -189,10 +189,7 @@ class SignA(torch.optim.Optimizer):
                         "(nn.Embedding(..., sparse=False))"
                     )
 
-    # The exact model ---------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def exact(self) -> Iterator[None]:
+    def exact(self) -> AbstractContextManager[None]:
         """Inside, the parameters hold the server's exact model X where a method keeps one (EF21-P), for evaluation.
 
         The replicas' own model W comes back on exit. Without an X, nothing happens. Parameters that are loaded inside
@@ -201,55 +198,7 @@ class SignA(torch.optim.Optimizer):
         Raises:
             StateError: from ``step()`` and ``load_state_dict()`` inside, which would work on the wrong model.
         """
-        if self._showing_exact:
-            yield
-            return
-        held = [stack for _, stack in self._stacks if stack.exact is not None]
-        kept = [[p.detach().clone() for p in stack.parameters] for stack in held]
-        with torch.no_grad():
-            self._honour_loads()
-            for stack in held:
-                stack.write(stack.exact)  # type: ignore[arg-type]
-                self._note(stack)
-        self._showing_exact = bool(held)
-        try:
-            yield
-        finally:
-            self._showing_exact = False
-            with torch.no_grad():
-                for stack, values in zip(held, kept, strict=True):
-                    if self._untouched(stack):
-                        for p, value in zip(stack.parameters, values, strict=True):
-                            p.copy_(value)
-                        self._note(stack)
-
-    def _refuse_inside_exact(self, what: str) -> None:
-        if self._showing_exact:
-            raise StateError(
-                f"{what} inside 'with opt.exact()', where the model is X and not W: call it behind the block"
-            )
-
-    def _note(self, stack: Stack) -> None:
-        """Remember that the parameters are as this optimizer left them."""
-        if stack.exact is not None:
-            self._seen.update({id(p): (p._version, p.data_ptr()) for p in stack.parameters})
-
-    def _untouched(self, stack: Stack) -> bool:
-        return all(self._seen.get(id(p)) == (p._version, p.data_ptr()) for p in stack.parameters)
-
-    def _honour_loads(self) -> None:
-        """Where someone else wrote the parameters (model.load_state_dict), the exact model starts anew from them."""
-        reset: list[str] = []
-        for _, stack in self._stacks:
-            if stack.exact is None or self._untouched(stack):
-                continue
-            if stack.reset_exact():
-                reset += [route.named.name for route in stack.routes]
-            self._note(stack)
-        if reset:
-            names = ", ".join(reset[:3]) + (", ..." if len(reset) > 3 else "")
-            what = f"{names} changed outside the optimizer: the server's exact model X was reset to the new values"
-            warnings.warn(Advice(what), stacklevel=5)  # past _run, step and torch's two wrappers of it
+        return self._exact.shown()
 
     # What is known without running -------------------------------------------------------------------------------
 
@@ -329,12 +278,12 @@ class SignA(torch.optim.Optimizer):
         Raises:
             StateError: the state is of another optimizer, with all that differs; nothing is written then.
         """
-        self._refuse_inside_exact("load_state_dict()")
+        self._exact.refuse_inside("load_state_dict()")
         state = dict(state_dict)
         for pre in self._optimizer_load_state_dict_pre_hooks.values():
             state = pre(self, state) or state
         import_state(self, state)
-        self._seen.clear()
+        self._exact.forget()
         for post in self._optimizer_load_state_dict_post_hooks.values():
             post(self)
 

@@ -1,0 +1,87 @@
+"""The server's exact model X under EF21-P, which the parameters (the replicas' W) only follow."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .errors import Advice, StateError
+from .stack import Stack
+
+
+class ExactModel:
+    """Shows X for evaluation, and starts it anew where someone else wrote the parameters.
+
+    Whether someone did is told by the parameters' version counters and addresses, so no tensor is read for it.
+    """
+
+    def __init__(self) -> None:
+        self._stacks: list[Stack] = []
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._shown = False
+
+    def note(self, stack: Stack) -> None:
+        """The parameters of this stack are as the optimizer left them."""
+        if stack.exact is not None:
+            if stack not in self._stacks:
+                self._stacks.append(stack)
+            self._seen.update({id(p): (p._version, p.data_ptr()) for p in stack.parameters})
+
+    def forget(self) -> None:
+        """A state was loaded: compare the parameters with it before the next step."""
+        self._seen.clear()
+
+    def refuse_inside(self, what: str) -> None:
+        """Refuse what would work on X where it means W.
+
+        Raises:
+            StateError: X is being shown.
+        """
+        if self._shown:
+            raise StateError(
+                f"{what} inside 'with opt.exact()', where the model is X and not W: call it behind the block"
+            )
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside, the parameters hold X; blocks may nest."""
+        if self._shown:
+            yield
+            return
+        kept = [[p.detach().clone() for p in stack.parameters] for stack in self._stacks]
+        with torch.no_grad():
+            self.honour_loads()
+            for stack in self._stacks:
+                stack.write(stack.exact)  # type: ignore[arg-type]
+                self.note(stack)
+        self._shown = bool(self._stacks)
+        try:
+            yield
+        finally:
+            self._shown = False
+            with torch.no_grad():
+                for stack, values in zip(self._stacks, kept, strict=True):
+                    if self._untouched(stack):
+                        for p, value in zip(stack.parameters, values, strict=True):
+                            p.copy_(value)
+                        self.note(stack)
+
+    def honour_loads(self) -> None:
+        """Where someone else wrote the parameters (model.load_state_dict), X starts anew from them, with advice."""
+        reset: list[str] = []
+        for stack in self._stacks:
+            if self._untouched(stack):
+                continue
+            if stack.reset_exact():
+                reset += [route.named.name for route in stack.routes]
+            self.note(stack)
+        if reset:
+            names = ", ".join(reset[:3]) + (", ..." if len(reset) > 3 else "")
+            what = f"{names} changed outside the optimizer: the server's exact model X was reset to the new values"
+            warnings.warn(Advice(what), stacklevel=5)  # past the step and torch's two wrappers of it
+
+    def _untouched(self, stack: Stack) -> bool:
+        return all(self._seen.get(id(p)) == (p._version, p.data_ptr()) for p in stack.parameters)
