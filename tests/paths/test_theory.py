@@ -155,9 +155,9 @@ def test_ef21_signmuon_climbs_at_the_rate_of_theorem_4(mu: float, variant: str) 
     assert torch.allclose(torch.stack(path), table, atol=1e-9, rtol=0)
     values = [problem.f(X) for X in path]
     for t in range(3, steps - 1):
-        assert values[t + 2] - values[t] == pytest.approx(2 * float(RATE), abs=1e-8)
+        assert values[t + 2] - values[t] == pytest.approx(2 * float(RATE), abs=1e-9)
     gap = problem.grad(path[6]) - problem.grad(path[3])
-    assert float((gap * (path[6] - path[3])).sum()) == pytest.approx(-9 * problem.amplitude / 50, abs=1e-8)
+    assert float((gap * (path[6] - path[3])).sum()) == pytest.approx(-9 * problem.amplitude / 50, rel=1e-9)
 
 
 def test_the_objective_of_theorem_4() -> None:
