@@ -23,11 +23,15 @@ class ExactModel:
         self._seen: dict[int, tuple[int, int]] = {}
         self._shown = False
 
+    def follow(self, stack: Stack) -> None:
+        """Look after this stack from now on, if it has an X."""
+        if stack.exact is not None:
+            self._stacks.append(stack)
+            self.note(stack)
+
     def note(self, stack: Stack) -> None:
         """The parameters of this stack are as the optimizer left them."""
         if stack.exact is not None:
-            if stack not in self._stacks:
-                self._stacks.append(stack)
             self._seen.update({id(p): (p._version, p.data_ptr()) for p in stack.parameters})
 
     def forget(self) -> None:

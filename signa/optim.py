@@ -90,7 +90,7 @@ class SignA(torch.optim.Optimizer):
         self._stacks.append((index, stack))
         for position, route in enumerate(members):
             self.state[route.named.parameter] = stack.views(position)
-        self._exact.note(stack)
+        self._exact.follow(stack)
 
     def _restart_rows(self) -> None:
         names = [route.named.name for route in self.routing]

@@ -84,30 +84,20 @@ def check_parameter(name: str, parameter: Tensor) -> None:
     Raises:
         UnsupportedParameter: naming the parameter, the reason and the remedy.
     """
+    if not isinstance(parameter, Tensor):
+        raise UnsupportedParameter(f"parameter '{name}' is no tensor: pass (name, parameter) pairs")
+    real = parameter.is_floating_point() or parameter.is_complex()
     reasons = [
-        (not isinstance(parameter, Tensor), "is no tensor", "pass (name, parameter) pairs"),
         (
             isinstance(parameter, nn.UninitializedParameter),
             "is not initialised (a lazy module)",
             "run a forward pass first",
         ),
-        (isinstance(parameter, Tensor) and parameter.layout != torch.strided, "is sparse", "use a dense parameter"),
-        (isinstance(parameter, Tensor) and parameter.is_complex(), "is complex", "torch.view_as_real(...)"),
-        (
-            isinstance(parameter, Tensor) and parameter.is_meta,
-            "has no storage (meta device)",
-            "model.to_empty(...) first",
-        ),
-        (
-            isinstance(parameter, Tensor) and not (parameter.is_floating_point() or parameter.is_complex()),
-            "holds no floating-point numbers",
-            "set requires_grad=False, or convert it",
-        ),
-        (
-            isinstance(parameter, Tensor) and not parameter.is_leaf,
-            "is not a leaf of the graph",
-            "pass the parameter itself",
-        ),
+        (parameter.layout != torch.strided, "is sparse", "use a dense parameter"),
+        (parameter.is_complex(), "is complex", "torch.view_as_real(...)"),
+        (parameter.is_meta, "has no storage (meta device)", "model.to_empty(...) first"),
+        (not real, "holds no floating-point numbers", "set requires_grad=False, or convert it"),
+        (not parameter.is_leaf, "is not a leaf of the graph", "pass the parameter itself"),
     ]
     for applies, what, instead in reasons:
         if applies:

@@ -42,6 +42,7 @@ class Rows:
         self._rows: list[list[Tensor | None]] = [[None] * len(self.parameters) for _ in self.local]
         self._sums = [parameter.grad for parameter in self.parameters] if not self.single else []
         self._versions = [_version(total) for total in self._sums]
+        self._last = [-1] * len(self.parameters)  # the highest place among the rows that the sum is made of
 
     def take(self) -> list[list[Tensor | None]]:
         """The rows of this step, local worker by parameter; they are consumed by :meth:`drop`.
@@ -81,9 +82,8 @@ class Rows:
             self._leave(worker)
             for module, name, buffer, value in kept:
                 if buffer is not None:
-                    buffer.data = (
-                        value  # a forward may have written it in place, resized it, or put another in its place
-                    )
+                    buffer.data = value
+                # Put back, too: a forward may have written the buffer, resized it, or put another in its place.
                 setattr(module, name, buffer)
 
     def _enter(self, worker: int) -> None:
@@ -101,9 +101,9 @@ class Rows:
         for index, parameter in enumerate(self.parameters):
             before, grad, total = self._rows[place][index], parameter.grad, self._sums[index]
             self._rows[place][index] = grad
-            earlier = any(row[index] is not None for row in self._rows[:place])
-            later = any(row[index] is not None for row in self._rows[place + 1 :])
-            if before is None and earlier and not later and total is not None and grad is not None:
+            last = self._last[index]
+            self._last[index] = last if grad is None else max(last, place)
+            if before is None and 0 <= last < place and total is not None and grad is not None:
                 total.add_(grad)  # in worker order, as _sum adds
             else:
                 self._sums[index] = self._sum(index)
@@ -125,7 +125,7 @@ class Rows:
             if grad is None:
                 for row in self._rows:
                     row[index] = None
-                self._sums[index] = None
+                self._sums[index], self._last[index] = None, -1
                 continue
             if grad is total and _version(grad) == self._versions[index]:
                 continue

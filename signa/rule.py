@@ -78,6 +78,11 @@ class Frozen(BaseModel, metaclass=_Refusing):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True)
 
+    def __iter__(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]
+        """(name, value) of the fields alone: what a cached_property leaves behind is no part of a spec."""
+        for name in type(self).model_fields:
+            yield name, getattr(self, name)
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Any:
         """Like pydantic's, but what is updated is validated."""
         if not update:

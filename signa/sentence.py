@@ -18,7 +18,7 @@ from .rule import Frozen
 from .scaling import Scaling
 from .signal import BITS, Signal
 from .stage import Stage, stages
-from .stages import Step
+from .stages import Decay, Step
 
 
 class Hop(NamedTuple):
@@ -94,7 +94,8 @@ class Method(Frozen):
                 instead="aggregate with 'mean', or drop the feedback",
                 at=("aggregate",),
             )
-        if sum(stage.kind == "decay" for stage in self.worker) > 1:
+        decays = [index for index, stage in enumerate(self.worker) if isinstance(stage, Decay)]
+        if len(decays) > 1:
             raise Fault(
                 "'decay' stands twice in worker",
                 because="the gradient would decay twice",
@@ -106,7 +107,7 @@ class Method(Frozen):
                 "coupled decay ('decay' in worker) cannot be used when 'step' stands on the server",
                 because="a worker does not see the server's exact model X",
                 instead="drop 'decay': the step applies the group's weight_decay (decoupled)",
-                at=("worker", [stage.kind for stage in self.worker].index("decay")),
+                at=("worker", decays[0]),
             )
         self._hops  # noqa: B018  (folding the Signals is the check)
         return self
@@ -114,7 +115,7 @@ class Method(Frozen):
     @property
     def coupled(self) -> bool:
         """Whether the group's weight decay belongs to the worker's ``decay`` stage (else to the step)."""
-        return any(stage.kind == "decay" for stage in self.worker)
+        return any(isinstance(stage, Decay) for stage in self.worker)
 
     def _placed(self) -> Iterator[tuple[tuple[str, int], Stage]]:
         for part in ("worker", "server", "replica"):
@@ -167,15 +168,16 @@ class Method(Frozen):
         addresses = [hop.address for hop in self._hops]
         return self._hops[addresses.index(address) - 1].signal
 
+    @cached_property
+    def step_address(self) -> str:
+        """Where ``step`` stands: ``replica.step``, or ``server.step`` where DOWN carries the model."""
+        placed = [hop for part in ("server", "replica") for hop in self.stages(part)]
+        return next(address for address, stage in placed if isinstance(stage, Step))
+
     @property
     def integrand(self) -> Signal:
         """The Signal that ``step`` integrates; the layers' multipliers come from it."""
-        return next(
-            self.before(address)
-            for part in ("server", "replica")
-            for address, stage in self.stages(part)
-            if isinstance(stage, Step)
-        )
+        return self.before(self.step_address)
 
     def multiplier(self, scaling: Scaling, m: int, n: int) -> float:
         """lam(m, n), which the step multiplies the learning rate by."""

@@ -58,10 +58,6 @@ class Stack:
     def _path(self) -> dict[str, list[tuple[str, Stage]]]:
         return {part: self.method.stages(part) for part in ("worker", "server", "replica")}
 
-    @cached_property
-    def _model_travels(self) -> bool:
-        return any(isinstance(stage, Step) for _, stage in self._path["server"])
-
     @torch.no_grad()
     def _init(self) -> dict[str, Tensor]:
         """Every state of the path, at its initial value, whether or not a gradient ever comes."""
@@ -69,7 +65,7 @@ class Stack:
         nothing = torch.zeros((), dtype=self.dtype, device=model.device)
         rows = nothing.expand(len(self.transport.local) * self.rows, self.m, self.n)
         zero = nothing.expand(self.rows, self.m, self.n)
-        down = model if self._model_travels else zero
+        down = model if self.method.step_address.startswith("server.") else zero
         parts: dict[str, State] = {address: stage.init(rows) for address, stage in self._path["worker"]}
         parts["worker.up"] = self.method.up.feedback.sender(rows)
         parts["server.up"] = self.method.up.feedback.receiver(zero)
@@ -190,23 +186,21 @@ class Stack:
     @property
     def exact(self) -> Tensor | None:
         """The server's exact model X, where the model itself travels; else None."""
-        if not self._model_travels:
-            return None
-        return next(self.state[f"{address}.x"] for address, stage in self._path["server"] if isinstance(stage, Step))
+        return self.state.get(f"{self.method.step_address}.x")  # a replica's step has none
 
     def reset_exact(self) -> bool:
         """Start X and what follows it anew from the parameters, if those are not what was delivered. True if so."""
-        if self.exact is None:
-            return False
+        addresses = (
+            "replica.down.H",
+            f"{self.method.step_address}.x",
+            "server.down.h",
+        )  # what replicas have comes first
+        held = [self.state[address] for address in addresses if address in self.state]
         model = self.model()
-        delivered = self.state.get("replica.down.H", self.exact)
-        if torch.equal(model, delivered.to(self.parameters[0].dtype).to(self.dtype)):
+        if not held or torch.equal(model, held[0].to(self.parameters[0].dtype).to(self.dtype)):
             return False
-        for value in {
-            id(v): v for v in (self.exact, self.state.get("server.down.h"), self.state.get("replica.down.H"))
-        }.values():
-            if value is not None:
-                value.copy_(model)
+        for value in held:
+            value.copy_(model)
         return True
 
 

@@ -319,3 +319,10 @@ def test_a_part_written_in_python_is_refused_like_one_in_a_file() -> None:
         signa.Method(up="sgn")  # type: ignore[arg-type]
     with pytest.raises(signa.SpecError, match="did you mean 'beta'"):
         signa.stages.get("momentum")(betta=0.2)
+
+
+def test_what_a_method_has_derived_is_no_part_of_its_spec() -> None:
+    spec = signa.Spec.load("ef21muonsign")
+    before, text, sentence = spec.id, spec.dump(), str(spec.groups[3].method)
+    assert spec.groups[3].method.step_address == "server.step"  # cached from here on
+    assert (spec.id, spec.dump(), str(spec.groups[3].method)) == (before, text, sentence)
