@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
+import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from .codec import Codec
 from .compressors import Compressor, Identity, compressors
 from .errors import Fault
 from .feedback import Feedback, NoFeedback, feedbacks
@@ -70,8 +72,16 @@ class Channel(Frozen):
                 because="the step stands on the server, so this channel delivers the model itself",
                 instead="write ef21(scaled_sign), or move 'step' to 'replica'",
             )
-        return self.compressor.signal(s)
+        return self.compressor.signal(self._compressed(s))
+
+    def _compressed(self, s: Signal) -> Signal:
+        """What the compressor gets: a memory's sums and differences are of no alphabet."""
+        return s if self.feedback.kind == "none" else s.but(alphabet="dense")
+
+    def codec(self, s: Signal, m: int, n: int, dtype: torch.dtype) -> Codec:
+        """How a message for the signal s travels."""
+        return self.compressor.codec(self._compressed(s), m, n, dtype)
 
     def bits(self, s: Signal, m: int, n: int) -> float:
         """Logical bits per entry of a message for the signal s."""
-        return self.compressor.bits(s, m, n)
+        return self.compressor.bits(self._compressed(s), m, n)

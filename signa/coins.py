@@ -1,17 +1,21 @@
 """Fair coins that are a function of who tosses them, not of when or in which order they are tossed.
 
-Entry ``e`` of a parameter takes bit ``e & 63`` of ``hash(seed, step, parameter, actor, e >> 6)``: any stack, bucket,
-chunk and device tosses alike, and one 64-bit hash serves 64 entries.
+Entry ``e`` of a matrix takes bit ``e & 63`` of ``hash(seed, step, hop, parameter, actor, first + (e >> 6))``, where
+``first`` is the matrix's first word in its parameter: any stack, bucket, chunk and device tosses alike, and one 64-bit
+hash serves 64 entries. No two places on the path share a coin.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from .packing import signs, words_for
 
 SERVER = -1
 """The actor that tosses for the server; workers are 0, 1, 2, ..."""
@@ -20,6 +24,7 @@ _MASK = (1 << 64) - 1
 _GOLDEN, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64, Steele et al. 2014
 
 
+@lru_cache(maxsize=1 << 16)
 def name_key(name: str) -> int:
     """64 bits that stand for a parameter's name, whatever its position in the model."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
@@ -59,8 +64,10 @@ class Coins:
     Args:
         seed, step: of the run.
         parameters: one :func:`name_key` per row.
-        offsets: where in its parameter the row's first entry lies (entries count in matrix layout, row-major).
+        offsets: where in its parameter the row begins, in words of 64 entries. Matrix b of a parameter begins at word
+            ``b ceil(m n / 64)``.
         actors: the worker's number, or :data:`SERVER`, per row.
+        hop: the :func:`name_key` of the place on the path that tosses, so that no two places share a coin.
     """
 
     seed: int = 0
@@ -68,6 +75,25 @@ class Coins:
     parameters: Sequence[int] = ()
     offsets: Sequence[int] = ()
     actors: Sequence[int] = ()
+    hop: int = 0
+
+    def at(self, hop: str) -> Coins:
+        """The coins of another place on the path, ``up`` or ``aggregate``."""
+        return replace(self, hop=name_key(hop))
+
+    def words(self, rows: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+        """The first ``count`` words of every row, ``(rows, count)`` int64: 64 coins each."""
+        parameters, offsets, actors = (
+            list(given) or [0] * rows for given in (self.parameters, self.offsets, self.actors)
+        )
+        if not rows == len(parameters) == len(offsets) == len(actors):
+            raise ValueError(f"coins for {len(parameters)} rows were asked to fill {rows}")
+        start = mix(mix(self.seed & _MASK) + self.step) ^ self.hop
+        keys = [_signed(mix(mix(start ^ name) + actor)) for name, actor in zip(parameters, actors, strict=True)]
+        key = torch.tensor(keys, dtype=torch.int64, device=device).view(-1, 1)
+        base = torch.tensor(offsets, dtype=torch.int64, device=device).view(-1, 1)
+        counter = base + torch.arange(1, count + 1, device=device)
+        return _mix(key + counter * _signed(_GOLDEN))
 
     def toss(self, like: Tensor) -> Tensor:
         """+1 or -1 for every entry of ``like`` (..., m, n), whose leading axes flatten to the rows.
@@ -78,23 +104,5 @@ class Coins:
         """
         entries = like.shape[-2] * like.shape[-1]
         rows = like.shape[:-2].numel()
-        parameters, offsets, actors = (
-            list(given) or [0] * rows for given in (self.parameters, self.offsets, self.actors)
-        )
-        if not rows == len(parameters) == len(offsets) == len(actors):
-            raise ValueError(f"coins for {len(parameters)} rows were asked to fill {rows}")
-        start = mix(mix(self.seed & _MASK) + self.step)
-        keys = [_signed(mix(mix(start ^ name) + actor)) for name, actor in zip(parameters, actors, strict=True)]
-        first = [offset >> 6 for offset in offsets]
-        within = [offset & 63 for offset in offsets]
-        words = (entries + max(within, default=0) + 63) >> 6
-        device = like.device
-        key = torch.tensor(keys, dtype=torch.int64, device=device).view(-1, 1)
-        base = torch.tensor(first, dtype=torch.int64, device=device).view(-1, 1)
-        counter = base + torch.arange(1, words + 1, device=device)
-        word = _mix(key + counter * _signed(_GOLDEN))
-        bits = ((word.unsqueeze(-1) >> torch.arange(64, device=device)) & 1).view(rows, words * 64)
-        if any(within):
-            at = torch.tensor(within, device=device).view(-1, 1) + torch.arange(entries, device=device)
-            bits = bits.gather(1, at)
-        return (bits[:, :entries] * 2 - 1).to(like.dtype).view(like.shape)
+        tossed = self.words(rows, words_for(entries), like.device)
+        return signs(tossed, entries, like.dtype).contiguous().view(like.shape)

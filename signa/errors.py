@@ -33,6 +33,45 @@ class StateError(SignaError, ValueError):
     """An optimizer state that does not fit the optimizer that loads it."""
 
 
+class NonFinite(SignaError, ArithmeticError):
+    """A worker's gradient is infinite or NaN, and the policy is ``raise``. Nothing was written."""
+
+
+class CheckpointError(SignaError, RuntimeError):
+    """A checkpoint that cannot be written, or is damaged, incomplete, or of another run."""
+
+
+class WireError(SignaError, RuntimeError):
+    """Something between the processes went wrong. The optimizer takes no further step; the others raise the same.
+
+    Memory is not trusted after it: go on from the last committed checkpoint.
+    """
+
+
+class PeerLost(WireError):
+    """A process died, or stopped with an error of its own."""
+
+
+class CollectiveTimeout(WireError):
+    """A process did not answer within the group's timeout."""
+
+
+class LayoutMismatch(WireError):
+    """Processes differ in version, spec, seed or parameters, or are not at the same step."""
+
+
+class ReplicaDrift(WireError):
+    """The replicas of the model, or of its state, are not equal bit for bit."""
+
+
+class CorruptMessage(WireError):
+    """A message is not what was sent: a wrong checksum, or not one of ours."""
+
+
+class Poisoned(WireError):
+    """A step after a fault."""
+
+
 class Fault(ValueError):
     """What a component or a composition rule objects to; the reader of the spec adds the place.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from .errors import Advice, StateError
 from .stack import Stack
@@ -20,13 +21,15 @@ class ExactModel:
 
     def __init__(self) -> None:
         self._stacks: list[Stack] = []
+        self._whole: list[Callable[[Tensor], Tensor]] = []
         self._seen: dict[int, tuple[int, int]] = {}
         self._shown = False
 
-    def follow(self, stack: Stack) -> None:
-        """Look after this stack from now on, if it has an X."""
+    def follow(self, stack: Stack, whole: Callable[[Tensor], Tensor]) -> None:
+        """Look after this stack from now on, if it has an X; ``whole`` makes all of it from the rows that are here."""
         if stack.exact is not None:
             self._stacks.append(stack)
+            self._whole.append(whole)
             self.note(stack)
 
     def note(self, stack: Stack) -> None:
@@ -58,8 +61,8 @@ class ExactModel:
         kept = [[p.detach().clone() for p in stack.parameters] for stack in self._stacks]
         with torch.no_grad():
             self.honour_loads()
-            for stack in self._stacks:
-                stack.write(stack.exact)  # type: ignore[arg-type]
+            for stack, whole in zip(self._stacks, self._whole, strict=True):
+                stack.write(whole(stack.exact))  # type: ignore[arg-type]
                 self.note(stack)
         self._shown = bool(self._stacks)
         try:

@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from glob import escape
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
-from .errors import Advice, GradientError, Problem, RoutingError, SpecError, UnsupportedParameter
-from .exact import ExactModel
+from .engine import Engine
+from .errors import Advice, GradientError, NonFinite, Problem, RoutingError, SpecError, UnsupportedParameter
+from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
 from .plugin import load_plugins
 from .reading import validated
 from .routing import Named, Route, Routing, check_parameter, clean_name, layout
@@ -21,12 +23,9 @@ from .rows import Buffers, Rows
 from .saving import export_state, import_state
 from .sentence import Hop, Method
 from .spec import Group, Spec, for_preset
-from .stack import Clock, Stack
-from .transport import Transport, default_transport
+from .transport import Clock, Transport, Verdict, default_transport
 
 Model = nn.Module | Iterable[tuple[str, Tensor]]
-#: Entries of a stack at the most (32 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
-_STACK = 1 << 23
 _OWN = ("params", "name", "param_names")
 
 
@@ -51,52 +50,75 @@ class SignA(torch.optim.Optimizer):
 
     _step_supports_amp_scaling = True
 
-    def __init__(self, model: Model, spec: Spec, *, transport: Transport | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        spec: Spec,
+        *,
+        transport: Transport | None = None,
+        seed: int = 0,
+        nonfinite: Policy = "abstain",
+    ) -> None:
+        if nonfinite not in get_args(Policy):
+            raise ValueError(f"nonfinite must be one of {', '.join(get_args(Policy))}, got {nonfinite!r}")
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise TypeError(f"the seed must be an integer, got {seed!r}")
         transport = default_transport() if transport is None else transport
-        self._setup(Routing.of(spec, model), transport, seed, _buffers(model))
+        self._setup(Routing.of(spec, model), transport, seed, nonfinite, _buffers(model), model)
         for index, group in enumerate(spec.groups):
             for advice in group.method.advice(transport.workers):
                 warnings.warn(Advice(f"groups.{group.name or index}: {advice}"), stacklevel=3)
 
-    def _setup(self, routing: Routing, transport: Transport, seed: int, buffers: Buffers) -> None:
+    def _setup(
+        self, routing: Routing, transport: Transport, seed: int, nonfinite: Policy, buffers: Buffers, model: Any = None
+    ) -> None:
         self.spec, self.routing, self.transport, self.seed = routing.spec, routing, transport, seed
+        self.nonfinite: Policy = nonfinite
+        self.nonfinite_counts = NonFiniteLog()
         self.steps = 0
         self._buffers = buffers
-        self._stacks: list[tuple[int, Stack]] = []
-        self._exact = ExactModel()
+        self._engine = Engine(transport)
+        transport.agree(self._facts(), model if isinstance(model, nn.Module) else None)
         members = [[route for route in routing if route.group == index] for index in range(len(self.spec.groups))]
         filled = [(self.spec.groups[index], routes) for index, routes in enumerate(members) if routes]
         super().__init__([_param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
-        for index, (group, routes) in enumerate(filled):
-            self._stack(index, group, routes)
-        self._restart_rows()
+        self._grow(dict(enumerate(filled)))
+        transport.compare(self.replicas(), self.steps)
 
-    def _stack(self, index: int, group: Group, routes: list[Route]) -> None:
-        """Same-shape matrices of a group become one stack each."""
-        alike: dict[tuple[Any, ...], list[Route]] = {}
-        for route in routes:
-            p = route.named.parameter
-            key = (route.layout.m, route.layout.n, route.layout.count, p.dtype, p.device)
-            alike.setdefault(key, []).append(route)
-        for key, every in alike.items():
-            most = max(1, _STACK // max(1, key[0] * key[1] * key[2]))
-            for members in (every[i : i + most] for i in range(0, len(every), most)):
-                self._add_stack(index, group, members)
-
-    def _add_stack(self, index: int, group: Group, members: list[Route]) -> None:
-        stack = Stack(group, members, self.transport)
-        self._stacks.append((index, stack))
-        for position, route in enumerate(members):
-            self.state[route.named.parameter] = stack.views(position)
-        self._exact.follow(stack)
-
-    def _restart_rows(self) -> None:
+    def _grow(self, groups: Mapping[int, tuple[Group, list[Route]]]) -> None:
+        self._engine.add(groups)
+        for parameter, views in self._engine.views():
+            self.state[parameter] = views
         names = [route.named.name for route in self.routing]
         parameters = [route.named.parameter for route in self.routing]
-        self._place = {id(parameter): index for index, parameter in enumerate(parameters)}
         self._rows = Rows(parameters, names, self.transport.local, self._buffers)
+
+    def _facts(self) -> dict[str, str]:
+        """What every process must have in common, as text."""
+        from . import __version__
+
+        layout = [
+            f"{name} {tuple(parameter.shape)} {str(parameter.dtype).removeprefix('torch.')} in group {group}"
+            for name, parameter, group in sorted(
+                ((route.named.name, route.named.parameter, route.group) for route in self.routing), key=itemgetter(0)
+            )
+        ]
+        return {
+            "version": f"signa {__version__}",
+            "spec": self.spec.canonical(),
+            "seed": str(self.seed),
+            "nonfinite": self.nonfinite,
+            "parameters": "\n".join(layout),
+        }
+
+    def replicas(self) -> dict[str, Tensor]:
+        """Everything that must be equal on all processes, by name: the parameters, and the replicas' state."""
+        found = {route.named.name: route.named.parameter.detach() for route in self.routing}
+        for route in self.routing:
+            for address, view in self.state[route.named.parameter].items():
+                if address.startswith("replica."):
+                    found[f"{route.named.name} ({address})"] = view
+        return found
 
     # Gradients ---------------------------------------------------------------------------------------------------
 
@@ -136,48 +158,75 @@ class SignA(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._exact.refuse_inside("step()")
-        unscale = self._amp()
-        rows = self._rows.take()
-        if unscale is not None:
-            self._check_gradients(rows)
-            clock = Clock(self.seed, self.steps, unscale)
-            device = self.routing[0].named.parameter.device.type
-            with torch.autocast(device, enabled=False):
-                self._run(rows, clock)
-            self.steps += 1
+        self._engine.exact.refuse_inside("step()")
+        try:
+            self._step()
+        except NonFinite:  # on every process, and nothing was written
+            raise
+        except BaseException as error:
+            told = self.transport.fail(error, self.steps)
+            if told is error:
+                raise
+            raise told from error
         self._rows.drop()
         return loss
 
-    def _run(self, rows: list[list[Tensor | None]], clock: Clock) -> None:
-        self._exact.honour_loads()
-        messages = []
-        for index, stack in self._stacks:
-            group = self.param_groups[index]
-            lr, decay = float(group["lr"]), float(group["weight_decay"])
-            gradients = [[row[self._place[id(p)]] for p in stack.parameters] for row in rows]
-            messages.append((stack, stack.send(gradients, lr, decay, clock), lr, decay))
-        for stack, message, lr, decay in messages:
-            if message is not None:
-                stack.receive(message, lr, decay, clock)
-                self._exact.note(stack)
+    def _step(self) -> None:
+        unscale, infinite = self._amp()
+        rows = [list(row) for row in self._rows.take()]
+        self._check_gradients(rows)
+        bad = {} if infinite else self._nonfinite(rows)
+        ask = unscale is not None or self.nonfinite != "abstain"
+        verdict = self.transport.before(Verdict(infinite, next(iter(bad.items()), None)), ask=ask)
+        if verdict.infinite:
+            return
+        if verdict.culprit is not None and self.nonfinite != "abstain":
+            worker, name = verdict.culprit[0], self._name(verdict.culprit[1])
+            if self.nonfinite == "raise":
+                self._rows.drop()
+                raise refusal(worker, name, self.steps)
+            self.nonfinite_counts.note(worker, name, self.steps, "no parameter moves in this step")
+            return
+        for worker, index in bad.items():
+            rows[worker - self.transport.local.start] = [None] * len(self.routing)
+            self.nonfinite_counts.note(worker, self._name(index), self.steps, "this worker takes no part in it")
+        clock = Clock(self.seed, self.steps, 1.0 if unscale is None else unscale)
+        by_id = [{id(route.named.parameter): g for route, g in zip(self.routing, row, strict=True)} for row in rows]
+        scalars = [(float(group["lr"]), float(group["weight_decay"])) for group in self.param_groups]
+        with torch.autocast(self.routing[0].named.parameter.device.type, enabled=False):
+            self._engine.run(by_id, scalars, clock)
+        self.steps += 1
+        for worker, index in self.transport.after(self.steps, self.replicas, self._buffers):
+            self.nonfinite_counts.note(worker, self._name(index), self.steps - 1, "that worker took no part in it")
 
-    def _amp(self) -> float | None:
-        """What to multiply the gradients by for a GradScaler; None if it found an infinity and the step is skipped.
+    def _nonfinite(self, rows: list[list[Tensor | None]]) -> dict[int, int]:
+        """Local workers with a gradient that is not finite, and the place of its parameter in the order of names."""
+        order = sorted(range(len(self.routing)), key=lambda at: self.routing[at].named.name)
+        found = {}
+        for worker, row in zip(self.transport.local, rows, strict=True):
+            index = first_nonfinite([row[at] for at in order])
+            if index is not None:
+                found[worker] = index
+        return found
+
+    def _name(self, index: int) -> str:
+        return sorted(route.named.name for route in self.routing)[index]
+
+    def _amp(self) -> tuple[float | None, bool]:
+        """What a GradScaler wants its gradients multiplied by (None: there is no scaler), and if it found an infinity.
 
         Its attributes are taken away here: after an error it would leave them behind, for a later step to stumble over.
         """
         found, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
-        if found is not None:
-            self.found_inf = self.grad_scale = None
-        if found is not None and scale is None and not self._rows.single:
+        if found is None:
+            return None, False
+        self.found_inf = self.grad_scale = None
+        if scale is None and not self._rows.single:
             raise GradientError(
                 "scaler.unscale_ is not possible with several workers in one process, because it unscales the sum of "
                 "their gradients and not their own: leave it out (scaler.step unscales), and clip inside the blocks"
             )
-        if found is not None and bool(found.item()):
-            return None
-        return 1.0 if scale is None else 1.0 / float(scale.item())
+        return (1.0 if scale is None else 1.0 / float(scale.item())), bool(found.item())
 
     def _check_gradients(self, rows: list[list[Tensor | None]]) -> None:
         for row in rows:
@@ -198,7 +247,7 @@ class SignA(torch.optim.Optimizer):
         Raises:
             StateError: from ``step()`` and ``load_state_dict()`` inside, which would work on the wrong model.
         """
-        return self._exact.shown()
+        return self._engine.exact.shown()
 
     # What is known without running -------------------------------------------------------------------------------
 
@@ -211,7 +260,7 @@ class SignA(torch.optim.Optimizer):
     def bits(self) -> Bits:
         """Logical bits per parameter and worker, model-wide, scales included (arithmetic on the spec, not a count)."""
         up = down = total = 0.0
-        for _, stack in self._stacks:
+        for _, stack in self._engine.stacks:
             entries = stack.rows * stack.m * stack.n
             bits = stack.method.bits(stack.m, stack.n) if entries else (0.0, 0.0)
             up, down, total = up + bits[0] * entries, down + bits[1] * entries, total + entries
@@ -243,7 +292,8 @@ class SignA(torch.optim.Optimizer):
         group = validated(Group, {"name": param_group.get("name", ""), "match": match, **fields})
         if self._rows.pending:
             raise GradientError("add_param_group between a worker's block and step(): call it before the blocks")
-        names, seen = {route.named.name for route in self.routing}, set(self._place)
+        names = {route.named.name for route in self.routing}
+        seen = {id(route.named.parameter) for route in self.routing}
         for item in named:
             check_parameter(item.name, item.parameter)
             if id(item.parameter) in seen or item.name in names:
@@ -256,8 +306,9 @@ class SignA(torch.optim.Optimizer):
         routing.spec, routing.frozen = spec, self.routing.frozen
         self.spec, self.routing = spec, routing
         super().add_param_group(_param_group(group, routes))
-        self._stack(len(self.param_groups) - 1, group, routes)
-        self._restart_rows()
+        self.transport.agree(self._facts(), None)
+        self._grow({len(self.param_groups) - 1: (group, routes)})
+        self.transport.compare(self.replicas(), self.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resume needs, by parameter name: state, groups, step, seed, workers, and the spec itself.
@@ -278,12 +329,12 @@ class SignA(torch.optim.Optimizer):
         Raises:
             StateError: the state is of another optimizer, with all that differs; nothing is written then.
         """
-        self._exact.refuse_inside("load_state_dict()")
+        self._engine.exact.refuse_inside("load_state_dict()")
         state = dict(state_dict)
         for pre in self._optimizer_load_state_dict_pre_hooks.values():
             state = pre(self, state) or state
         import_state(self, state)
-        self._exact.forget()
+        self._engine.exact.forget()
         for post in self._optimizer_load_state_dict_post_hooks.values():
             post(self)
 
@@ -294,6 +345,7 @@ class SignA(torch.optim.Optimizer):
             "spec": self.spec,
             "frozen": self.routing.frozen,
             "transport": self.transport,
+            "nonfinite": self.nonfinite,
             "buffers": self._buffers,
             "state": export_state(self),
         }
@@ -305,7 +357,8 @@ class SignA(torch.optim.Optimizer):
             return
         routing = Routing(state["routing"])
         routing.spec, routing.frozen = state["spec"], state["frozen"]
-        self._setup(routing, state["transport"], state["state"]["signa"]["seed"], state["buffers"])
+        seed = state["state"]["signa"]["seed"]
+        self._setup(routing, state["transport"], seed, state["nonfinite"], state["buffers"])
         self.load_state_dict(state["state"])
 
 
@@ -334,6 +387,7 @@ def build(
     lr: float | None = None,
     transport: Transport | None = None,
     seed: int = 0,
+    nonfinite: Policy = "abstain",
     plugins: Iterable[str | Path] = (),
 ) -> SignA:
     """An optimizer for a model, from a preset's name, a Method, a spec file, a mapping or a Spec.
@@ -347,8 +401,11 @@ def build(
 
     Args:
         lr: the preset's learning rate; only with a name or a Method (a spec has its own).
-        transport: ``Loopback(N)`` simulates N workers here; none is one worker.
+        transport: ``Loopback(N)`` simulates N workers here, ``Group()`` is torch.distributed's ranks (build is
+            collective then); none is one worker.
         seed: of the coins.
+        nonfinite: what a worker's infinite or NaN gradient does: the worker ``abstain``s from this step (default), all
+            ``skip`` it, or all ``raise``.
         plugins: files of components that the spec may use; naming one runs it.
 
     Raises:
@@ -368,4 +425,4 @@ def build(
             )
         load_plugins(plugins)
         spec = for_preset(spec, lr)  # type: ignore[arg-type]
-    return SignA(model, Spec.load(spec, plugins=plugins), transport=transport, seed=seed)
+    return SignA(model, Spec.load(spec, plugins=plugins), transport=transport, seed=seed, nonfinite=nonfinite)

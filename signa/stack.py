@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from .codec import codec_for
 from .coins import SERVER, Coins, name_key
+from .packing import words_for
 from .routing import Route
 from .sentence import Method
 from .spec import Group
 from .stage import Context, Stage, State
 from .stages import Step
-from .transport import Transport
+from .transport import ABSENT, SILENT, VOICE, Clock, Lane, Message
 
 COMPUTE = {torch.float64: torch.float64}
 """Dtypes that are computed in as they are; every other one is computed, and its state kept, in float32."""
-
-
-@dataclass(frozen=True)
-class Clock:
-    """What a step knows of the whole run: the seed, the step's number, and what the gradients are multiplied by."""
-
-    seed: int
-    step: int
-    unscale: float = 1.0
 
 
 class Stack:
@@ -37,8 +29,8 @@ class Stack:
     ``views(i)`` gives parameter i's share of every tensor in its own shape, without copying.
     """
 
-    def __init__(self, group: Group, routes: Sequence[Route], transport: Transport) -> None:
-        self.group, self.routes, self.transport = group, list(routes), transport
+    def __init__(self, group: Group, routes: Sequence[Route], local: range) -> None:
+        self.group, self.routes, self.local = group, list(routes), local
         self.parameters = [route.named.parameter for route in routes]
         layout = routes[0].layout
         self.m, self.n, self.per = layout.m, layout.n, layout.count
@@ -46,8 +38,9 @@ class Stack:
         self.lam = self.method.multiplier(group.scaling, self.m, self.n)
         self.dtype = COMPUTE.get(self.parameters[0].dtype, torch.float32)
         self._keys = [name_key(route.named.name) for route in routes for _ in range(self.per)]
-        self._offsets = [b * self.m * self.n for _ in routes for b in range(self.per)]
-        self.state = self._init()
+        self._offsets = [b * words_for(self.m * self.n) for _ in routes for b in range(self.per)]
+        self._owned: dict[int, int] = {}
+        self.state: dict[str, Tensor] = {}
 
     @property
     def method(self) -> Method:
@@ -55,27 +48,56 @@ class Stack:
         return self.group.method
 
     @cached_property
+    def _silent(self) -> Callable[[Tensor], Tensor]:
+        return self.lane.up.silent
+
+    @cached_property
     def _path(self) -> dict[str, list[tuple[str, Stage]]]:
         return {part: self.method.stages(part) for part in ("worker", "server", "replica")}
 
+    @cached_property
+    def lane(self) -> Lane:
+        """What the wire must know of it."""
+        method, m, n = self.method, self.m, self.n
+        sent, came = method.before("up"), method.before("down")
+        middle = codec_for(method.aggregate.signal(method.up.message(sent)).alphabet, m, n, self.dtype)
+        return Lane(
+            label=self.routes[0].named.name + (f" and {len(self.routes) - 1} more" if len(self.routes) > 1 else ""),
+            aggregate=method.aggregate,
+            up=method.up.codec(sent, m, n, self.dtype),
+            middle=middle,
+            down=method.down.codec(came, m, n, self.dtype),
+            counts_absent=method.up.feedback.counts_absent,
+            serves=bool(method.server) or not method.down.lossless,
+            per=self.per,
+            keys=tuple(self._keys),
+            offsets=tuple(self._offsets),
+            device=self.parameters[0].device,
+        )
+
     @torch.no_grad()
-    def _init(self) -> dict[str, Tensor]:
-        """Every state of the path, at its initial value, whether or not a gradient ever comes."""
+    def own(self, matrices: Sequence[int]) -> None:
+        """Make every state of the path, at its initial value, whether or not a gradient ever comes.
+
+        ``matrices`` are those whose server is here: ``server.*`` has rows for them alone.
+        """
+        self._owned = {b: row for row, b in enumerate(matrices)}
         model = self.model()
         nothing = torch.zeros((), dtype=self.dtype, device=model.device)
-        rows = nothing.expand(len(self.transport.local) * self.rows, self.m, self.n)
+        rows = nothing.expand(len(self.local) * self.rows, self.m, self.n)
         zero = nothing.expand(self.rows, self.m, self.n)
         down = model if self.method.step_address.startswith("server.") else zero
+        here = torch.tensor(list(matrices), dtype=torch.int64, device=model.device)
         parts: dict[str, State] = {address: stage.init(rows) for address, stage in self._path["worker"]}
         parts["worker.up"] = self.method.up.feedback.sender(rows)
-        parts["server.up"] = self.method.up.feedback.receiver(zero)
+        parts["server.up"] = self.method.up.feedback.receiver(zero[: len(here)])
         for address, stage in self._path["server"]:
-            parts[address] = stage.init(model if isinstance(stage, Step) else zero)
-        parts["server.down"] = self.method.down.feedback.sender(down)
+            parts[address] = stage.init(model[here] if isinstance(stage, Step) else zero[: len(here)])
+        parts["server.down"] = self.method.down.feedback.sender(down[here])
         parts["replica.down"] = self.method.down.feedback.receiver(down)
         for address, stage in self._path["replica"]:
             parts[address] = {} if isinstance(stage, Step) else stage.init(zero)
-        return {f"{address}.{name}": value for address, state in parts.items() for name, value in state.items()}
+        self.state = {f"{address}.{name}": value for address, state in parts.items() for name, value in state.items()}
 
     # The model ---------------------------------------------------------------------------------------------------
 
@@ -97,9 +119,14 @@ class Stack:
         """Parameter ``index``'s state: views of the stacked tensors, worker state as (k, ...)."""
         found = {}
         for address, value in self.state.items():
-            owners = (len(self.transport.local),) if address.startswith("worker.") else ()
-            rows = value.view(*owners, self.rows, *value.shape[1:])
-            share = slice(index * self.per, (index + 1) * self.per)
+            owners = (len(self.local),) if address.startswith("worker.") else ()
+            first, rows_in_all = index * self.per, self.rows
+            if address.startswith("server."):
+                if first not in self._owned:
+                    continue
+                first, rows_in_all = self._owned[first], len(self._owned)
+            rows = value.view(*owners, rows_in_all, *value.shape[1:])
+            share = slice(first, first + self.per)
             block = rows[:, share] if owners else rows[share]
             own = (
                 self.routes[index].layout.parameter(block, len(owners))
@@ -112,80 +139,81 @@ class Stack:
 
     # One step ----------------------------------------------------------------------------------------------------
 
-    def send(
-        self, gradients: Sequence[Sequence[Tensor | None]], lr: float, decay: float, clock: Clock
-    ) -> Message | None:
+    def send(self, gradients: Sequence[Sequence[Tensor | None]], lr: float, decay: float, clock: Clock) -> Message:
         """The local workers' messages. ``gradients[k][i]`` is local worker k's for parameter i, None where it has none.
 
         Rows without a gradient take no part: they compute nothing and their state stays as it is.
         """
         there = [(k, i) for k, row in enumerate(gradients) for i, g in enumerate(row) if g is not None]
+        shape, device = (len(self.local), self.rows), self.parameters[0].device
         if not there or self.m * self.n == 0:
-            return None
+            nothing = torch.zeros((), dtype=self.dtype, device=device).expand(*shape, self.m, self.n)
+            return Message(nothing, torch.full(shape, ABSENT, dtype=torch.uint8))
         grads = [self.routes[i].layout.matrices(gradients[k][i].detach()) for k, i in there]  # type: ignore[union-attr]
         x = torch.cat(grads).to(self.dtype)
         x = x if clock.unscale == 1.0 else x * clock.unscale
         rows = [k * self.rows + i * self.per + b for k, i in there for b in range(self.per)]
         matrices = [row % self.rows for row in rows]
-        actors = [self.transport.local[row // self.rows] for row in rows]
+        actors = [self.local[row // self.rows] for row in rows]
         parameter = self.model()[matrices] if self.method.coupled and decay else None
         ctx = self._context(matrices, actors, clock, lr, decay if self.method.coupled else 0.0, parameter)
-        part = Part(self.state, rows, len(self.transport.local) * self.rows)
+        part = Part(self.state, rows, len(self.local) * self.rows)
         for address, stage in self._path["worker"]:
-            x = stage(x, part[address], ctx)
-        x = self.method.up.encode(x, part["worker.up"], ctx)
+            x = stage(x, part[address], ctx.at(address))
+        x = self.method.up.encode(x, part["worker.up"], ctx.at("up"))
         part.keep()
-        return Message(*self._full(x, rows), sorted({i for _, i in there}))
+        return self._full(x, rows)
 
-    def _full(self, x: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
+    def _full(self, x: Tensor, rows: list[int]) -> Message:
         """Messages with a row for everybody (zero where there is none), and who has one."""
-        shape = (len(self.transport.local), self.rows)
+        shape = (len(self.local), self.rows)
+        voice = torch.where(self._silent(x.flatten(-2)).cpu(), SILENT, VOICE).to(torch.uint8)
         if len(rows) == shape[0] * shape[1]:
-            return x.view(*shape, self.m, self.n), torch.ones(shape, dtype=torch.bool, device=x.device)
-        at = torch.tensor(rows, device=x.device)
-        full = torch.zeros(shape[0] * shape[1], self.m, self.n, dtype=x.dtype, device=x.device).index_copy_(0, at, x)
-        active = torch.zeros(shape[0] * shape[1], dtype=torch.bool, device=x.device).index_fill_(0, at, True)
-        return full.view(*shape, self.m, self.n), active.view(shape)
+            return Message(x.view(*shape, self.m, self.n), voice.view(shape))
+        at = torch.tensor(rows)
+        full = torch.zeros(shape[0] * shape[1], self.m, self.n, dtype=x.dtype, device=x.device)
+        status = torch.full((shape[0] * shape[1],), ABSENT, dtype=torch.uint8).index_copy_(0, at, voice)
+        return Message(full.index_copy_(0, at.to(x.device), x).view(*shape, self.m, self.n), status.view(shape))
 
-    def receive(self, message: Message, lr: float, decay: float, clock: Clock) -> None:
-        """From the messages to the model: aggregate, server, down, replica. Parameters without a gradient stay."""
-        only = message.parameters
-        matrices = [i * self.per + b for i in only for b in range(self.per)]
-        everybody = len(only) == len(self.routes)
-        messages, active = message.rows, message.active
-        if not everybody:
-            at = torch.tensor(matrices, device=messages.device)
-            messages, active = messages.index_select(1, at), active.index_select(1, at)
-        if self.method.up.feedback.counts_absent:
-            active = torch.ones_like(active)
-        decay = 0.0 if self.method.coupled else decay
-        ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, decay, None)
-        part = Part(self.state, matrices, self.rows)
-        x = self.transport.collect(self.method.aggregate, messages, active, ctx)
+    def serve(self, x: Tensor, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> Tensor:
+        """The server's message for these matrices, from their aggregate: up's receiver, server, down's sender."""
+        ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
+        part = Part(self.state, [self._owned[b] for b in matrices], len(self._owned))
         x = self.method.up.decode(x, part["server.up"])
         for address, stage in self._path["server"]:
-            x = stage(x, part[address], ctx)
-        x = self.transport.share(self.method.down.encode(x, part["server.down"], ctx))
+            x = stage(x, part[address], ctx.at(address))
+        x = self.method.down.encode(x, part["server.down"], ctx.at("down"))
+        part.keep()
+        return x
+
+    def deliver(self, x: Tensor, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> None:
+        """From the server's message to the model: down's receiver, replica. Other matrices stay."""
+        only = sorted({b // self.per for b in matrices})
+        ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
+        part = Part(self.state, matrices, self.rows)
         x = self.method.down.decode(x, part["replica.down"])
         for address, stage in self._path["replica"]:
             # A replica's step has no state: the x that it integrates is the parameter itself.
             state = {"x": self._read(only)} if isinstance(stage, Step) else part[address]
-            x = stage(x, state, ctx)
+            x = stage(x, state, ctx.at(address))
         part.keep()
         self.write(x, only)
 
+    def _decay(self, decay: float) -> float:
+        return 0.0 if self.method.coupled else decay
+
     def _context(
-        self, matrices: list[int], actors: list[int], clock: Clock, lr: float, decay: float, parameter: Tensor | None
+        self, matrices: Sequence[int], actors: list[int], clock: Clock, lr: float, decay: float, x: Tensor | None
     ) -> Context:
         keys, offsets = [self._keys[b] for b in matrices], [self._offsets[b] for b in matrices]
         coin = Coins(clock.seed, clock.step, keys, offsets, actors)
-        return Context(lr=lr, scale=self.lam, weight_decay=decay, parameter=parameter, coin=coin)
+        return Context(lr=lr, scale=self.lam, weight_decay=decay, parameter=x, coin=coin)
 
     # The exact model of EF21-P -----------------------------------------------------------------------------------
 
     @property
     def exact(self) -> Tensor | None:
-        """The server's exact model X, where the model itself travels; else None."""
+        """The owned rows of the server's exact model X, where the model itself travels; else None."""
         return self.state.get(f"{self.method.step_address}.x")  # a replica's step has none
 
     def reset_exact(self) -> bool:
@@ -195,29 +223,25 @@ class Stack:
             f"{self.method.step_address}.x",
             "server.down.h",
         )  # what replicas have comes first
-        held = [self.state[address] for address in addresses if address in self.state]
         model = self.model()
-        if not held or torch.equal(model, held[0].to(self.parameters[0].dtype).to(self.dtype)):
+        own = model[list(self._owned)]
+        held = [
+            (self.state[address], own if address.startswith("server.") else model)
+            for address in addresses
+            if address in self.state
+        ]
+        if not held or torch.equal(held[0][1], held[0][0].to(self.parameters[0].dtype).to(self.dtype)):
             return False
-        for value in held:
-            value.copy_(model)
+        for value, new in held:
+            value.copy_(new)
         return True
-
-
-@dataclass(frozen=True)
-class Message:
-    """What the local workers send for one stack: (k, B, m, n), who sends (k, B), and which parameters take part."""
-
-    rows: Tensor
-    active: Tensor
-    parameters: list[int]
 
 
 class Part:
     """The rows of a stack's state that take part in a step: the tensors, or copies that ``keep`` puts back."""
 
-    def __init__(self, state: dict[str, Tensor], rows: list[int], of: int) -> None:
-        self._all, self._rows = state, None if len(rows) == of else rows
+    def __init__(self, state: dict[str, Tensor], rows: Sequence[int], of: int) -> None:
+        self._all, self._rows = state, None if len(rows) == of else list(rows)
         self._taken: dict[str, Tensor] = {}
 
     def __getitem__(self, address: str) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -36,8 +36,12 @@ class Context:
     parameter: Tensor | None = None
     coin: Coins = field(default_factory=Coins)
 
+    def at(self, hop: str) -> Context:
+        """The same, seen from another place on the path, which tosses coins of its own."""
+        return replace(self, coin=self.coin.at(hop))
+
     def coins(self, like: Tensor) -> Tensor:
-        """+-1 for every entry; a function of seed, step, parameter, actor and entry alone."""
+        """+-1 for every entry; a function of seed, step, hop, parameter, actor and entry alone."""
         return self.coin.toss(like)
 
     def fair_sign(self, x: Tensor) -> Tensor:

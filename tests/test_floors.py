@@ -7,10 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "signa"
 FLOORS = (
-    "errors signal coins rule stage linalg address sources reading scalars toml_places",
+    "errors packing codec signal coins rule stage linalg address sources reading scalars toml_places",
     "lmo compressors aggregators stages feedback scaling",
     "channel sentence presets",
-    "transport routing rows stack exact optim saving spec json_schema plugin show",
+    "transport routing rows stack exact engine finite optim saving spec json_schema plugin show",
     "lab cli commands testing __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
@@ -72,4 +72,4 @@ def test_every_floor_is_inhabited() -> None:
     parts = {part(file) for file in FILES}
     assert len(FILES) > 40 and all(parts & set(names.split()) for names in FLOORS)
     assert {"signa.rule.Rule", "torch.Tensor"} <= imports("lmo/newton_schulz.py") | imports("feedback.py")
-    assert any("signa.aggregators" in name for name in imports("transport/loopback.py"))
+    assert any("signa.aggregators" in name for name in imports("transport/base.py"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
@@ -16,15 +17,34 @@ class Aggregator(Rule):
     """A map of the messages (N, ..., m, n) of N workers to one signal (..., m, n).
 
     ``active`` (N, ...) is False where a worker has no message for a matrix (its row is zero then). Law: workers are
-    anonymous, so any order gives the same result up to rounding; a coordinate-wise rule treats entries alone.
-    ``linear`` says that the aggregate of sums is the sum of the aggregates, which a receiver that adds up needs.
+    anonymous, so any order gives the same result up to rounding.
+
+    ``linear``: the aggregate of sums is the sum of the aggregates, which a receiver that adds up needs.
+    ``coordinatewise``: an entry of the aggregate depends on that entry of the messages alone, so a matrix may be cut
+    anywhere and its pieces aggregated apart.
+    ``counts_silent``: whether a message that is zero throughout a matrix counts (else it is no message, and its sender
+    is not active).
     """
 
     linear: ClassVar[bool] = False
+    coordinatewise: ClassVar[bool] = False
+    counts_silent: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         """The aggregate."""
+
+    def of_words(self, planes: Tensor, coins: Callable[[], Tensor]) -> tuple[Tensor, Tensor] | None:
+        """The aggregate of +-1 messages without unpacking them, or None where there is no such way.
+
+        Args:
+            planes: sign words (V, R, W) of the V active workers.
+            coins: tosses words (R, W).
+
+        Returns:
+            sign words (R, W), and words that have a bit where the aggregate is not 0.
+        """
+        return None
 
     @abstractmethod
     def signal(self, s: Signal) -> Signal:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
+from ..codec import Codec, codec_for
 from ..rule import Registry, Rule
 from ..signal import Signal
 from ..stage import Context
@@ -20,6 +22,13 @@ class Compressor(Rule):
     @abstractmethod
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         """C(x), dense, (..., m, n)."""
+
+    def codec(self, s: Signal, m: int, n: int, dtype: torch.dtype) -> Codec:
+        """How C(x) travels for inputs described by ``s``. Law: it brings C(x) back bit for bit.
+
+        What the message's alphabet needs, unless a compressor says more: floats where nothing else fits.
+        """
+        return codec_for(self.signal(s).alphabet, m, n, dtype)
 
     @abstractmethod
     def contraction(self, m: int, n: int) -> float | None:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..codec import Codec, Sparse
 from ..rule import Share
 from ..signal import BITS, Signal
 from ..stage import Context
@@ -66,7 +67,11 @@ class TopK(Compressor):
         """x where it is among the k largest, else 0."""
         flat = x.flatten(-2)
         at = flat.abs().topk(min(self.kept(*x.shape[-2:]), flat.shape[-1]), dim=-1).indices
-        return torch.zeros_like(flat).scatter(-1, at, flat.gather(-1, at)).view(x.shape)
+        return torch.zeros_like(flat).scatter(-1, at, flat.gather(-1, at) + 0.0).view(x.shape)  # + 0.0: no -0.0
+
+    def codec(self, s: Signal, m: int, n: int, dtype: torch.dtype) -> Codec:
+        """Values and places."""
+        return Sparse(m, n, dtype, min(self.kept(m, n), m * n))
 
     def contraction(self, m: int, n: int) -> float:
         """K / (m n)."""

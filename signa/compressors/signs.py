@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from ..codec import Codec, ScaledSigns
 from ..linalg import column_sum, matrix_sum, row_sum
 from ..rule import Count
 from ..signal import BITS, SQRT_MN, Signal
@@ -99,6 +100,10 @@ class ScaledSign(Compressor):
     def scales(self, m: int, n: int) -> int:
         """How many scales a matrix has."""
         return {"matrix": 1, "row": m, "column": n, "block": -(-m * n // self.block)}[self.per]
+
+    def codec(self, s: Signal, m: int, n: int, dtype: torch.dtype) -> Codec:
+        """Signs and scales."""
+        return ScaledSigns(m, n, dtype, self.per, self.block)
 
     def contraction(self, m: int, n: int) -> float:
         """1 / d for the d entries that share a scale."""

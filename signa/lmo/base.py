@@ -45,8 +45,8 @@ class LMO(Stage):
         return direction if self.radius == 1.0 else direction * self.radius
 
     def signal(self, s: Signal) -> Signal:
-        """A direction of known size."""
-        return Signal("direction", self.alphabet, self.frobenius)
+        """A direction of known size; times a radius, its values are of no alphabet."""
+        return Signal("direction", self.alphabet if self.radius == 1.0 else "dense", self.frobenius)
 
 
 lmos: Registry[LMO] = Registry("lmo", LMO, within=stages)

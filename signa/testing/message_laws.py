@@ -175,7 +175,7 @@ def _aggregator_absent(rule: Aggregator, x: Tensor) -> None:
 def _aggregator_abstain(rule: Aggregator, x: Tensor) -> None:
     for messages in _messages(rule, x, 3):
         silent = torch.zeros_like(messages)
-        for active in (_everyone(messages), ~_everyone(messages)):
+        for active in (_everyone(messages), ~_everyone(messages))[0 if rule.counts_silent else 1 :]:
             y = rule(silent, active, context(range(2)))
             _require(torch.equal(y, silent[0]), "nobody has a message, and the result is not 0")
 

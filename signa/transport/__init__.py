@@ -1,6 +1,19 @@
 """How messages reach the aggregator. The only place that knows torch.distributed."""
 
-from .base import Transport
+from .base import ABSENT, SILENT, VOICE, Aggregate, Bucket, Clock, Lane, Message, Transport, Verdict
 from .loopback import Loopback, default_transport
 
-__all__ = ["Loopback", "Transport", "default_transport"]
+__all__ = [
+    "ABSENT",
+    "SILENT",
+    "VOICE",
+    "Aggregate",
+    "Bucket",
+    "Clock",
+    "Lane",
+    "Loopback",
+    "Message",
+    "Transport",
+    "Verdict",
+    "default_transport",
+]

@@ -2,12 +2,127 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..aggregators import Aggregator
+from ..codec import Codec
+from ..coins import SERVER, Coins
 from ..stage import Context
+
+#: What a worker has for a matrix: no message, one that is zero throughout, or one that is not.
+ABSENT, SILENT, VOICE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What a step knows of the whole run: the seed, the step's number, and what the gradients are multiplied by."""
+
+    seed: int
+    step: int
+    unscale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What the wire must know of one stack of ``matrices`` m x n matrices, ``per`` of them to a parameter.
+
+    ``up``, ``middle`` and ``down`` are the codecs of a worker's message, of the aggregate and of the server's message;
+    ``serves`` tells whether the server does anything to the aggregate; ``keys`` and ``offsets`` are those of the coins.
+    """
+
+    label: str
+    aggregate: Aggregator
+    up: Codec
+    middle: Codec
+    down: Codec
+    counts_absent: bool
+    serves: bool
+    per: int
+    keys: tuple[int, ...]
+    offsets: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def matrices(self) -> int:
+        """B."""
+        return len(self.keys)
+
+    @property
+    def entries(self) -> int:
+        """Of one matrix."""
+        return self.up.m * self.up.n
+
+    def active(self, status: Tensor) -> Tensor:
+        """Who takes part in the aggregate, from everybody's status (N, B)."""
+        if self.counts_absent:
+            return torch.ones_like(status, dtype=torch.bool)
+        return status > (ABSENT if self.aggregate.counts_silent else SILENT)
+
+    def context(self, clock: Clock, matrices: Sequence[int], words: int = 0) -> Context:
+        """What the aggregator may know, for pieces of these matrices that begin ``words`` 64-entry words in."""
+        keys, offsets = [self.keys[b] for b in matrices], [self.offsets[b] + words for b in matrices]
+        return Context(coin=Coins(clock.seed, clock.step, keys, offsets, [SERVER] * len(keys)).at("aggregate"))
+
+
+class Message(NamedTuple):
+    """What the local workers send for one stack: (k, B, m, n), zero where there is nothing, and a status (k, B)."""
+
+    rows: Tensor
+    status: Tensor
+
+
+class Aggregate(NamedTuple):
+    """What came together of one stack.
+
+    ``taking``: the matrices in which any worker takes part, ascending; ``served``: those of them whose server is here;
+    ``x``: their aggregate (len(served), m, n).
+    """
+
+    x: Tensor
+    served: Sequence[int]
+    taking: Sequence[int]
+
+
+class Bucket(Protocol):
+    """Lanes that travel together."""
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """In the order in which messages are given."""
+        ...
+
+    def owned(self, lane: int) -> Sequence[int]:
+        """The matrices of a lane whose server is in this process, ascending."""
+        ...
+
+    def collect(self, messages: Sequence[Message], clock: Clock) -> list[Aggregate]:
+        """The aggregates of everybody's messages."""
+        ...
+
+    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+        """The server's messages for all taking matrices, from those of the served ones here."""
+        ...
+
+    def whole(self, lane: int, x: Tensor) -> Tensor:
+        """Rows for every matrix of a lane, from those of the owned ones here."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all processes must agree on before any of them writes state.
+
+    ``infinite``: a GradScaler found an infinity. ``culprit``: (worker, index of the parameter) of a gradient that is
+    not finite, or None.
+    """
+
+    infinite: bool = False
+    culprit: tuple[int, int] | None = None
 
 
 class Transport(Protocol):
@@ -23,10 +138,32 @@ class Transport(Protocol):
         """The numbers of the workers in this process."""
         ...
 
-    def collect(self, aggregator: Aggregator, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
-        """The aggregate (B, m, n) of everybody's messages, of which (k, B, m, n) are the local ones."""
+    def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:
+        """How these lanes travel; every lane once."""
         ...
 
-    def share(self, message: Tensor) -> Tensor:
-        """The server's message, as every replica receives it."""
+    def agree(self, facts: Mapping[str, str], model: nn.Module | None) -> None:
+        """Refuse to start where processes differ in any of these facts, or wrap the model so that it averages."""
+        ...
+
+    def before(self, verdict: Verdict, *, ask: bool) -> Verdict:
+        """What anybody's verdict is (with ``ask``, else the own one). Raises what is known to be wrong."""
+        ...
+
+    def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:
+        """Refuse where these tensors are not equal everywhere."""
+        ...
+
+    def after(
+        self, step: int, replicas: Callable[[], Mapping[str, Tensor]], buffers: Sequence[tuple[nn.Module, str]]
+    ) -> Sequence[tuple[int, int]]:
+        """A step was taken: buffers follow worker 0's, and now and then the replicas are compared.
+
+        Returns:
+            the culprits (worker, index of the parameter) that other processes told of.
+        """
+        ...
+
+    def fail(self, error: BaseException, step: int) -> BaseException:
+        """This process' step failed: tell the others, take no further step; what to raise."""
         ...

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Mapping, Sequence
 
-from ..aggregators import Aggregator
+import torch
+from torch import Tensor, nn
+
 from ..errors import SignaError
-from ..stage import Context
+from .base import ABSENT, Aggregate, Bucket, Clock, Lane, Message, Verdict
 
 
 class Loopback:
-    """All workers live in this process; aggregation runs over the leading axis.
+    """All workers live in this process; aggregation runs over the leading axis, and nothing is packed.
 
     ``Loopback(1)`` is ordinary training. With more, each worker's backward pass stands in ``with opt.worker(j):``.
 
@@ -34,17 +35,60 @@ class Loopback:
         """All of them."""
         return range(self._workers)
 
-    def collect(self, aggregator: Aggregator, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
-        """The aggregate of the messages (N, B, m, n)."""
-        return aggregator(messages, active, ctx)
+    def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:
+        """Each lane by itself."""
+        return [_Here(lane) for lane in lanes]
 
-    def share(self, message: Tensor) -> Tensor:
-        """The message itself: the server is here."""
-        return message
+    def agree(self, facts: Mapping[str, str], model: nn.Module | None) -> None:
+        """One process agrees with itself."""
+
+    def before(self, verdict: Verdict, *, ask: bool) -> Verdict:
+        """The own one."""
+        return verdict
+
+    def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:
+        """There is one."""
+
+    def after(
+        self, step: int, replicas: Callable[[], Mapping[str, Tensor]], buffers: Sequence[tuple[nn.Module, str]]
+    ) -> Sequence[tuple[int, int]]:
+        """Nobody told anything."""
+        return ()
+
+    def fail(self, error: BaseException, step: int) -> BaseException:
+        """Nobody to tell."""
+        return error
 
     def __repr__(self) -> str:
         """As it is written."""
         return f"Loopback(workers={self._workers})"
+
+
+class _Here:
+    """A lane whose workers and server are all in this process."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lanes = (lane,)
+
+    def owned(self, lane: int) -> Sequence[int]:
+        return range(self.lanes[lane].matrices)
+
+    def collect(self, messages: Sequence[Message], clock: Clock) -> list[Aggregate]:
+        (lane,), ((rows, status),) = self.lanes, messages
+        taking = (status != ABSENT).any(0).nonzero().flatten().tolist()
+        if len(taking) < lane.matrices:
+            at = torch.tensor(taking, dtype=torch.int64)
+            rows, status = rows.index_select(1, at.to(rows.device)), status.index_select(1, at)
+        if not taking:
+            return [Aggregate(rows[0], [], [])]
+        active = lane.active(status).to(rows.device)
+        return [Aggregate(lane.aggregate(rows, active, lane.context(clock, taking)), taking, taking)]
+
+    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+        return list(messages)
+
+    def whole(self, lane: int, x: Tensor) -> Tensor:
+        return x
 
 
 def default_transport() -> Loopback:
@@ -57,6 +101,6 @@ def default_transport() -> Loopback:
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         raise SignaError(
             f"torch.distributed runs {distributed.get_world_size()} ranks, but no transport was given, so each rank "
-            "would train alone: pass transport=..., or signa.Loopback() if that is what you want"
+            "would train alone: pass transport=signa.Group(), or signa.Loopback() if that is what you want"
         )
     return Loopback()

@@ -1018,8 +1018,10 @@ def test_coins_reach_the_model_as_they_are_defined(workers: int) -> None:
                 p.grad[0, 0] = p.grad[3, 0] = 1.0
         opt.step()
         opt.zero_grad()
-        actor = SERVER if workers == 2 else 0
-        coin = Coins(9, step, [name_key("deep.w")], [0], [actor]).toss(torch.zeros(1, 1, 90)).view(6, 15)
+        actor, hop = (SERVER, "aggregate") if workers == 2 else (0, "up")
+        key = [name_key("deep.w")] * 2
+        coins = Coins(9, step, key, [0, 1], [actor] * 2).at(hop)  # each head of 45 entries begins at a word
+        coin = coins.toss(torch.zeros(2, 1, 45)).view(6, 15)
         coin[0, 0] = coin[3, 0] = 1.0
         assert torch.equal(before - p.detach(), coin)
 

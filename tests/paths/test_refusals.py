@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import signa
-from signa import optim, rule
+from signa import engine, rule
 from signa.errors import GradientError, RegistryError, RoutingError, StateError
 from signa.lab.compare import refuse_changes
 from signa.lab.settings import load_experiment
@@ -256,10 +256,10 @@ def test_stacks_are_capped_and_no_bit_depends_on_it(monkeypatch: pytest.MonkeyPa
         for _, w in parameters:
             w.grad = w.detach().clone()
         opt.step()
-        return [w.detach() for _, w in parameters] + [torch.tensor(len(opt._stacks))]
+        return [w.detach() for _, w in parameters] + [torch.tensor(len(opt._engine.stacks))]
 
     *whole, count = run()
-    monkeypatch.setattr(optim, "_STACK", 2 * 9 * 21)
+    monkeypatch.setattr(engine, "MOST", 2 * 9 * 21)
     *parts, more = run()
     assert (int(count), int(more)) == (1, 3)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
