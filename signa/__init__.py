@@ -22,9 +22,9 @@ if _typing.TYPE_CHECKING:
     from .scaling import Scaling, scalings
     from .sentence import Method
     from .signal import Norm, Signal
-    from .spec import Group, Spec, schema
+    from .spec import ParamGroup, Spec, schema
     from .stage import Context, Stage
-    from .transport import Loopback
+    from .transport import Group, Loopback, replicate
 
 _HOMES = {
     "aggregators": ("Aggregator",),
@@ -39,9 +39,9 @@ _HOMES = {
     "scaling": ("Scaling", "scalings"),
     "sentence": ("Method",),
     "signal": ("Norm", "Signal"),
-    "spec": ("Group", "Spec", "schema"),
+    "spec": ("ParamGroup", "Spec", "schema"),
     "stage": ("Context", "Stage"),
-    "transport": ("Loopback",),
+    "transport": ("Group", "Loopback", "replicate"),
 }
 _MODULES = ("aggregators", "compressors", "presets", "stages")
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -73,6 +73,7 @@ __all__ = [
     "Loopback",
     "Method",
     "Norm",
+    "ParamGroup",
     "Rule",
     "Scaling",
     "SignA",
@@ -89,6 +90,7 @@ __all__ = [
     "lmos",
     "method",
     "presets",
+    "replicate",
     "scalings",
     "schema",
     "stages",

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .packing import WORD, signs, words, words_for
+from .packing import WORD, present, signs, words, words_for
 
 __all__ = ["Block", "Codec", "Dense", "Field", "ScaledSigns", "Signs", "Sparse", "Ternary", "codec_for"]
 
@@ -134,7 +134,7 @@ class Ternary(Codec):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Words of signs, words of presence."""
+        """Words of signs (0 for a zero), words of presence."""
         return (Field(words_for(self.m * self.n), WORD, torch.int64),) * 2
 
     def silent(self, x: Tensor) -> Tensor:
@@ -143,12 +143,14 @@ class Ternary(Codec):
 
     def pack(self, x: Tensor) -> list[Tensor]:
         """Sign bits, and bits that are 1 where x is not 0."""
-        return [words(x), words(x.abs() - 0.5)]
+        there = present(x)
+        return [words(x) & there, there]
 
     def unpack(self, parts: Sequence[Tensor], start: int, stop: int) -> Tensor:
         """+1, -1 and 0."""
-        sign, there = (signs(part, stop - start, self.dtype) for part in parts)
-        return torch.where(there > 0, sign, 0)
+        sign, there = parts
+        plus, minus = (signs(part & there, stop - start, self.dtype) for part in (sign, ~sign))
+        return plus.sub_(minus).mul_(0.5)
 
 
 @dataclass(frozen=True)
@@ -157,14 +159,6 @@ class ScaledSigns(Codec):
 
     per: Literal["matrix", "row", "column", "block"] = "matrix"
     block: int = 1
-
-    def _group(self, entry: Tensor) -> Tensor:
-        """Which scale an entry has."""
-        if self.per == "matrix":
-            return torch.zeros_like(entry)
-        if self.per == "column":
-            return entry % self.n
-        return entry // (self.n if self.per == "row" else self.block)
 
     def _first(self) -> Tensor:
         """The first entry of every scale."""
@@ -189,9 +183,21 @@ class ScaledSigns(Codec):
         """Sign times scale."""
         sign, scale = parts
         x = signs(sign, stop - start, self.dtype)
-        if self.per != "matrix":
-            scale = scale.index_select(1, self._group(torch.arange(start, stop, device=scale.device)))
-        return x * scale
+        if self.per == "matrix":
+            return x.mul_(scale)
+        every = self.block if self.per == "block" else self.n
+        head = min(-start % every, stop - start)  # what is left of a row or block that begins before the piece
+        tail = max(stop - stop % every - start, head)
+        for a, b in ((0, head), (head, tail), (tail, stop - start)):
+            if a < b:
+                group, offset = divmod(start + a, every)
+                width = min(every, b - a)
+                lines = x[:, a:b].unflatten(1, ((b - a) // width, width))
+                if self.per == "column":
+                    lines.mul_(scale[:, None, offset : offset + lines.shape[2]])
+                else:
+                    lines.mul_(scale[:, group : group + lines.shape[1], None])
+        return x
 
 
 @dataclass(frozen=True)
@@ -210,8 +216,10 @@ class Sparse(Codec):
         return Field(self.kept, 0, self.dtype), Field(words_for(self.kept * self._width), 0, torch.int64)
 
     def pack(self, x: Tensor) -> list[Tensor]:
-        """Values and places of the k largest."""
-        at = x.abs().topk(self.kept, dim=-1).indices.sort(-1).values
+        """Values and places of what is not 0, filled up with the first zeros: the same bytes on every device."""
+        last = torch.arange(x.shape[-1], 0, -1, device=x.device)
+        order = torch.where(x != 0, last + x.shape[-1], last)  # no two alike, so topk has no choice
+        at = order.topk(self.kept, dim=-1).indices.sort(-1).values
         bits = (at.unsqueeze(-1) >> torch.arange(self._width, device=x.device)) & 1
         return [x.gather(-1, at), words((bits.flatten(-2) * 2 - 1).float())]
 

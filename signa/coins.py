@@ -51,7 +51,8 @@ def _shift(z: Tensor, by: int) -> Tensor:
     return (z >> by) & ((1 << (64 - by)) - 1)
 
 
-def _mix(z: Tensor) -> Tensor:
+def mix_words(z: Tensor) -> Tensor:
+    """The same of int64 words."""
     z = (z ^ _shift(z, 30)) * _signed(_MIX1)
     z = (z ^ _shift(z, 27)) * _signed(_MIX2)
     return z ^ _shift(z, 31)
@@ -93,7 +94,7 @@ class Coins:
         key = torch.tensor(keys, dtype=torch.int64, device=device).view(-1, 1)
         base = torch.tensor(offsets, dtype=torch.int64, device=device).view(-1, 1)
         counter = base + torch.arange(1, count + 1, device=device)
-        return _mix(key + counter * _signed(_GOLDEN))
+        return mix_words(key + counter * _signed(_GOLDEN))
 
     def toss(self, like: Tensor) -> Tensor:
         """+1 or -1 for every entry of ``like`` (..., m, n), whose leading axes flatten to the rows.

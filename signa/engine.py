@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .exact import ExactModel
 from .routing import Route
-from .spec import Group
+from .spec import ParamGroup
 from .stack import Stack
 from .transport import Bucket, Clock, Transport
 
@@ -30,7 +30,7 @@ class Engine:
         self.exact = ExactModel()
         self._buckets: list[tuple[Bucket, list[tuple[int, Stack]]]] = []
 
-    def add(self, groups: Mapping[int, tuple[Group, Sequence[Route]]]) -> None:
+    def add(self, groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]]) -> None:
         """Stacks for the routes of these groups. All of them are planned together, so every process plans alike.
 
         Routes are taken by name, so that nothing depends on the order in which a process lists its parameters.

@@ -68,6 +68,10 @@ class CorruptMessage(WireError):
     """A message is not what was sent: a wrong checksum, or not one of ours."""
 
 
+class AveragedGradients(WireError):
+    """DistributedDataParallel has averaged the gradients before the optimizer saw them."""
+
+
 class Poisoned(WireError):
     """A step after a fault."""
 

@@ -17,7 +17,7 @@ def document(spec: type[BaseModel]) -> dict[str, Any]:
     tree = spec.model_json_schema()
     _kinds_required(tree)
     defs = tree["$defs"]
-    channel, method, group = defs["Channel"], defs["Method"]["properties"], defs["Group"]["properties"]
+    channel, method, group = defs["Channel"], defs["Method"]["properties"], defs["ParamGroup"]["properties"]
     for name, schema in channel["properties"].items():
         defs[name] = {"title": name, "anyOf": schema["anyOf"]}
         channel["properties"][name] = {"$ref": f"#/$defs/{name}"}
@@ -32,8 +32,8 @@ def document(spec: type[BaseModel]) -> dict[str, Any]:
     defs["Method"]["properties"]["method"] = named
     group.update({part: method[part] for part in PARTS})
     group["method"] = {"anyOf": [named, {"$ref": "#/$defs/Method"}]}
-    defs["Group"]["required"] = ["lr"]
-    defs["Group"]["anyOf"] = [{"required": [key]} for key in ("method", *PARTS)]
+    defs["ParamGroup"]["required"] = ["lr"]
+    defs["ParamGroup"]["anyOf"] = [{"required": [key]} for key in ("method", *PARTS)]
     group["ndim"] = {"type": ["integer", "string"], "pattern": "^( *(==|>=|<=|>|<)? *[0-9]{1,3} *)?$"}
     for place in (group["match"], group["module"], tree["properties"]["plugins"]):
         place["type"] = ["string", "array"]

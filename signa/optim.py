@@ -22,7 +22,7 @@ from .routing import Named, Route, Routing, check_parameter, clean_name, layout
 from .rows import Buffers, Rows
 from .saving import export_state, import_state
 from .sentence import Hop, Method
-from .spec import Group, Spec, for_preset
+from .spec import ParamGroup, Spec, for_preset
 from .transport import Clock, Transport, Verdict, default_transport
 
 Model = nn.Module | Iterable[tuple[str, Tensor]]
@@ -85,7 +85,7 @@ class SignA(torch.optim.Optimizer):
         self._grow(dict(enumerate(filled)))
         transport.compare(self.replicas(), self.steps)
 
-    def _grow(self, groups: Mapping[int, tuple[Group, list[Route]]]) -> None:
+    def _grow(self, groups: Mapping[int, tuple[ParamGroup, list[Route]]]) -> None:
         self._engine.add(groups)
         for parameter, views in self._engine.views():
             self.state[parameter] = views
@@ -289,7 +289,7 @@ class SignA(torch.optim.Optimizer):
         named = [Named(clean_name(name), parameter) for name, parameter in pairs]
         fields = {key: value for key, value in param_group.items() if key not in _OWN}
         match = [escape(item.name) for item in named]
-        group = validated(Group, {"name": param_group.get("name", ""), "match": match, **fields})
+        group = validated(ParamGroup, {"name": param_group.get("name", ""), "match": match, **fields})
         if self._rows.pending:
             raise GradientError("add_param_group between a worker's block and step(): call it before the blocks")
         names = {route.named.name for route in self.routing}
@@ -362,7 +362,7 @@ class SignA(torch.optim.Optimizer):
         self.load_state_dict(state["state"])
 
 
-def _param_group(group: Group, routes: list[Route]) -> dict[str, Any]:
+def _param_group(group: ParamGroup, routes: list[Route]) -> dict[str, Any]:
     names = [route.named.name for route in routes]
     group_name = group.name or "+".join(group.match) or "group"
     return {

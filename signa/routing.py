@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .errors import RoutingError, UnsupportedParameter
 from .rule import closest
-from .spec import Group, Spec
+from .spec import ParamGroup, Spec
 
 _PREFIXES = ("_orig_mod.", "module.")
 _COMPARE = {
@@ -253,7 +253,7 @@ class Routing(tuple[Route, ...]):
         )
 
 
-def takes(group: Group, item: Named) -> bool:
+def takes(group: ParamGroup, item: Named) -> bool:
     """Whether a group's conditions hold for a parameter."""
     sign, number = re.fullmatch(r"([<>=]*)(\d+)", group.ndim or ">=0").groups()  # type: ignore[union-attr]
     return (
@@ -264,7 +264,7 @@ def takes(group: Group, item: Named) -> bool:
     )
 
 
-def layout(group: Group, item: Named) -> Layout:
+def layout(group: ParamGroup, item: Named) -> Layout:
     """The matrix layout of a parameter in its group; errors name both."""
     try:
         return Layout.of(tuple(item.parameter.shape), group.matrix, group.sizes)
@@ -272,7 +272,7 @@ def layout(group: Group, item: Named) -> Layout:
         raise RoutingError(f"parameter '{item.name}': {error}") from None
 
 
-def _nothing(index: int, group: Group, named: list[Named], routes: list[Route]) -> str:
+def _nothing(index: int, group: ParamGroup, named: list[Named], routes: list[Route]) -> str:
     label = f"group {group.name or index}"
     eligible = [item for item in named if item.parameter.requires_grad and takes(group, item)]
     if eligible:

@@ -20,7 +20,7 @@ from .rule import Registry, Rule, closest, plain
 from .scaling import Scaling, UnitGain, scalings
 from .sentence import Method
 from .signal import Norm
-from .spec import Group, Spec, dump_yaml
+from .spec import ParamGroup, Spec, dump_yaml
 from .stage import stages
 
 SHAPE = (768, 768)
@@ -185,7 +185,7 @@ def method_text(about: dict[str, Any]) -> str:
     return "\n".join(lines + [f"advice: {advice}" for advice in about["advice"]])
 
 
-def describe_group(index: int, group: Group, shape: tuple[int, int] = SHAPE) -> dict[str, Any]:
+def describe_group(index: int, group: ParamGroup, shape: tuple[int, int] = SHAPE) -> dict[str, Any]:
     """A group of a spec, as data."""
     fields = {key: value for key, value in plain(group).items() if key not in ("method", "scaling")}
     about = describe_method(group.method, group.scaling, shape)

@@ -44,7 +44,7 @@ def _bound(value: Any) -> Any:
     return text.removeprefix("==")
 
 
-class Group(Frozen):
+class ParamGroup(Frozen):
     """Parameters that one method updates: which ones, by what, how fast.
 
     A parameter belongs to the first group of which it meets every condition given.
@@ -99,7 +99,7 @@ def _known_version(version: Any) -> Any:
     return version
 
 
-def _has_groups(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+def _has_groups(groups: tuple[ParamGroup, ...]) -> tuple[ParamGroup, ...]:
     if not groups:
         raise Fault("a spec needs at least one group", instead="add one: {match: ['*'], method: signmuon, lr: 0.02}")
     return groups
@@ -117,7 +117,7 @@ class Spec(Frozen):
     """
 
     version: Annotated[Literal[1], BeforeValidator(_known_version)] = SCHEMA_VERSION
-    groups: Annotated[tuple[Group, ...], AfterValidator(_has_groups)]
+    groups: Annotated[tuple[ParamGroup, ...], AfterValidator(_has_groups)]
     plugins: Strings = ()
     train: dict[str, Any] = Field(default_factory=dict)
 
@@ -279,4 +279,4 @@ def _not_passed(data: Any, plugins: list[str | Path]) -> list[Problem]:
     return [Problem(what, "plugins", ("plugins",), because, f"pass --plugin {absent[0]}, or plugins=['{absent[0]}']")]
 
 
-__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "Group", "Spec", "dump_yaml", "for_preset", "schema"]
+__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "ParamGroup", "Spec", "dump_yaml", "for_preset", "schema"]

@@ -13,7 +13,7 @@ from .coins import SERVER, Coins, name_key
 from .packing import words_for
 from .routing import Route
 from .sentence import Method
-from .spec import Group
+from .spec import ParamGroup
 from .stage import Context, Stage, State
 from .stages import Step
 from .transport import ABSENT, SILENT, VOICE, Clock, Lane, Message
@@ -29,7 +29,7 @@ class Stack:
     ``views(i)`` gives parameter i's share of every tensor in its own shape, without copying.
     """
 
-    def __init__(self, group: Group, routes: Sequence[Route], local: range) -> None:
+    def __init__(self, group: ParamGroup, routes: Sequence[Route], local: range) -> None:
         self.group, self.routes, self.local = group, list(routes), local
         self.parameters = [route.named.parameter for route in routes]
         layout = routes[0].layout

@@ -12,8 +12,9 @@ import signa
 NAMES = [
     "LMO",
     "Advice", "Aggregator", "Channel", "Compressor", "Context", "Fault", "Feedback", "Group", "Loopback", "Method",
-    "Norm", "Rule", "Scaling", "SignA", "SignaError", "Signal", "Spec", "SpecError", "Stage", "__version__",
-    "aggregators", "build", "compressors", "feedbacks", "lmos", "method", "presets", "scalings", "schema", "stages",
+    "Norm", "ParamGroup", "Rule", "Scaling", "SignA", "SignaError", "Signal", "Spec", "SpecError", "Stage",
+    "__version__", "aggregators", "build", "compressors", "feedbacks", "lmos", "method", "presets", "replicate",
+    "scalings", "schema", "stages",
 ]  # fmt: skip
 REGISTRIES = {
     "lmos": ["column", "frobenius", "linf", "row", "spectral"],

@@ -46,6 +46,11 @@ class Aggregator(Rule):
         """
         return None
 
+    def of_sum(self, total: Tensor, present: Tensor) -> Tensor | None:
+        """The aggregate from the messages' sum (B, m, n) and the number of active workers (B,), where that is enough;
+        else None."""
+        return None
+
     @abstractmethod
     def signal(self, s: Signal) -> Signal:
         """What aggregation does to the nominal description.

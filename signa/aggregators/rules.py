@@ -80,8 +80,11 @@ class Mean(Aggregator):
 
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         """The mean over those present."""
-        present = active.sum(0).clamp(min=1)[..., None, None]
-        return in_order(messages) / present
+        return self.of_sum(in_order(messages), active.sum(0))
+
+    def of_sum(self, total: Tensor, present: Tensor) -> Tensor:
+        """The sum over how many there are."""
+        return total / present.clamp(min=1)[..., None, None]
 
     def signal(self, s: Signal) -> Signal:
         """Dense values of the same nominal size."""

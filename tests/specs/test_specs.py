@@ -19,7 +19,7 @@ from signa.errors import RegistryError, SpecError
 from signa.presets import presets
 from signa.rule import Registry, Rule, plain
 from signa.sources import KEY, Source, read, read_value
-from signa.spec import Group, Spec, dump_yaml
+from signa.spec import ParamGroup, Spec, dump_yaml
 from signa.stage import Context, State
 from signa.toml_places import toml_places
 
@@ -104,10 +104,10 @@ def in_python() -> Spec:
         worker=(Momentum(beta=0.9, nu="beta"), Spectral()),
         up=signa.Channel(feedback=EF14(decay=0.5), compressor=ScaledSign()),
     )
-    head = Group(name="head", match=("*embed*", "head.*"), method=signa.method("adamw"), lr=3e-4)
+    head = ParamGroup(name="head", match=("*embed*", "head.*"), method=signa.method("adamw"), lr=3e-4)
     middle = {"ndim": ">=2", "matrix": "(three h) i -> three h i", "sizes": {"three": 3}}
-    body = Group(method=method, lr=1e-5, scaling=Power(alpha=0.25), **middle)  # type: ignore[arg-type]
-    rest = Group(match=("*",), method=signa.method("muonsign", down="identity"), lr=0.5, optional=True)
+    body = ParamGroup(method=method, lr=1e-5, scaling=Power(alpha=0.25), **middle)  # type: ignore[arg-type]
+    rest = ParamGroup(match=("*",), method=signa.method("muonsign", down="identity"), lr=0.5, optional=True)
     return Spec(groups=(head, body, rest), train={"steps": 3})
 
 

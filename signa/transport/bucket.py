@@ -1,0 +1,267 @@
+"""A bucket on the wire: what its lanes' messages look like in bytes, and the exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from ..codec import Codec
+from . import header
+from .base import ABSENT, Aggregate, Clock, Lane, Message
+from .cut import Piece, everything
+from .payload import Fields, Reader, columns, pad, shapes
+from .pool import aggregate
+from .ranks import Ranks
+
+
+@dataclass
+class Talk:
+    """What the headers of a step say: from here, and what came from elsewhere."""
+
+    layout: int = 0
+    culprit: tuple[int, int] = (-1, -1)
+    heard: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def head(self, clock: Clock, bucket: int) -> header.Header:
+        """The header of a bucket's payloads."""
+        return header.Header(clock.step, self.layout ^ bucket, *self.culprit)
+
+    def listen(self, heads: Sequence[header.Header], own: int) -> None:
+        """Remember the culprits of other ranks."""
+        self.heard.update(
+            {r: (head.worker, head.parameter) for r, head in enumerate(heads) if head.worker >= 0 and r != own}
+        )
+
+
+class WireBucket:
+    """Lanes that travel together between ranks.
+
+    ``mine[r]`` are the pieces that rank r aggregates. In exchange ``alltoall`` every rank sends each owner its pieces,
+    the owner aggregates them, and its results go to everybody: the aggregate (cut anywhere, ``sharded`` false), or what
+    the server made of it (cut between parameters, ``sharded`` true). In ``allgather`` everybody gets everything and
+    aggregates all of it.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        ranks: Ranks,
+        held: Sequence[int],
+        mine: Sequence[Sequence[Piece]] | None,
+        *,
+        sharded: bool,
+        number: int,
+        talk: Talk,
+    ) -> None:
+        self.lanes, self.ranks, self.held, self.sharded = tuple(lanes), ranks, tuple(held), sharded
+        self.number, self.talk = number, talk
+        self.gathers = mine is None
+        self.mine = [everything(lanes)] * ranks.size if mine is None else [list(pieces) for pieces in mine]
+        self.device = lanes[0].device
+        self.home = ranks.home(self.device)
+        self._starts = [0, *accumulate(lane.matrices for lane in lanes)]
+        self._owned = [self._matrices(index, ranks.rank) for index in range(len(lanes))]
+
+    @property
+    def exchange(self) -> str:
+        """Its name."""
+        return "allgather" if self.gathers else "alltoall"
+
+    def _matrices(self, lane: int, rank: int) -> list[int]:
+        if not self.sharded:
+            return list(range(self.lanes[lane].matrices))
+        blocks = [block for index, block in self.mine[rank] if index == lane]
+        return sorted(b for block in blocks for b in range(block.first, block.last))
+
+    def owned(self, lane: int) -> Sequence[int]:
+        """The matrices whose server is here."""
+        return self._owned[lane]
+
+    # Workers to owners -------------------------------------------------------------------------------------------
+
+    def collect(self, messages: Sequence[Message], clock: Clock) -> list[Aggregate]:
+        """The aggregates of everybody's messages."""
+        self.ranks.step = clock.step
+        packed = [lane.up.pack(message.rows.flatten(0, 1).flatten(-2)) for lane, message in zip(self.lanes, messages)]
+        status = torch.cat([message.status for message in messages], 1)  # (k, all matrices)
+        status, parts = self._exchange(packed, status, clock)
+        results = [
+            aggregate(self.lanes[index], block, part, self._lane(status, index), clock, self.device)
+            for (index, block), part in parts
+        ]
+        taking = [self._lane(status, index).ne(ABSENT).any(0) for index in range(len(self.lanes))]
+        middles = [lane.middle for lane in self.lanes]
+        pieces = [piece for piece, _ in parts]
+        if self.gathers or self.sharded:
+            whole = self._assemble(middles, [(pieces, results)])
+        else:
+            payload = self._payload([(piece, fields) for piece, fields in zip(pieces, results)], clock, [])
+            sizes = [self._size(middles, pieces, 1, 0) for pieces in self.mine]
+            came = self._gather(payload, sizes, clock, "the all-gather of results")
+            whole = self._assemble(
+                middles, [(p, self._fields(middles, p, part)) for p, part in zip(self.mine, came, strict=True)]
+            )
+        return [self._finish(index, whole[index], status, taking[index]) for index in range(len(self.lanes))]
+
+    def _exchange(
+        self, packed: Sequence[Fields], status: Tensor, clock: Clock
+    ) -> tuple[Tensor, list[tuple[Piece, Fields]]]:
+        """Everybody's status (N, all matrices) and fields (N, matrices, columns) of the pieces that are mine."""
+        k, ups = len(status), [lane.up for lane in self.lanes]
+        local = [[field.view(k, lane.matrices, -1) for field in fields] for lane, fields in zip(self.lanes, packed)]
+
+        def cut(pieces: Sequence[Piece]) -> list[tuple[Piece, Fields]]:
+            return [(piece, columns(ups[piece[0]], piece[1], local[piece[0]])) for piece in pieces]
+
+        own = self.mine[self.ranks.rank]
+        sizes = [self._size(ups, own, count, count * status.shape[1]) for count in self.held]
+        what = f"step {clock.step}, bucket {self.number}, {self.exchange}"
+        if self.gathers:
+            came = self.ranks.gather(self._payload(cut(own), clock, [status]), sizes, what)
+        else:
+            payloads = [self._payload(cut(pieces), clock, [status]) for pieces in self.mine]
+            came = self.ranks.swap(torch.cat(payloads), [len(payload) for payload in payloads], sizes, what)
+        self.talk.listen(header.read(came, self.ranks, self.talk.head(clock, self.number), what), self.ranks.rank)
+        everybody, fields = [], []
+        for count, payload in zip(self.held, came, strict=True):
+            taken = Reader(payload)
+            everybody.append(taken.read((count, status.shape[1]), torch.uint8))
+            fields.append([[taken.read(s, d) for s, d in shapes(ups[i], block, count)] for i, block in own])
+        joined = [
+            (piece, [torch.cat(same).to(self.device) for same in zip(*(rank[at] for rank in fields), strict=True)])
+            for at, piece in enumerate(own)
+        ]
+        return torch.cat(everybody).cpu(), joined
+
+    def _finish(self, index: int, whole: Fields, status: Tensor, taking: Tensor) -> Aggregate:
+        """The aggregate of a lane as matrices: those taking part whose server is here."""
+        lane, owned = self.lanes[index], self._owned[index]
+        here = [b for b in owned if taking[b]]
+        x = lane.middle.unpack(whole, 0, lane.entries)
+        x = x.view(-1, lane.up.m, lane.up.n)
+        silent = ~lane.active(self._lane(status, index)).any(0)
+        if bool(silent.any()):
+            x = torch.where(silent.to(x.device)[:, None, None], 0, x)
+        x = x if len(here) == len(x) else x[torch.tensor(here, dtype=torch.int64, device=x.device)]
+        return Aggregate(x, here, taking.nonzero().flatten().tolist())
+
+    # Owners to replicas ------------------------------------------------------------------------------------------
+
+    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+        """Everybody's server messages for the taking matrices."""
+        if not self.sharded:
+            return list(messages)
+        downs, silent, own = [lane.down for lane in self.lanes], [], []
+        for index, (lane, x, (_, served, _)) in enumerate(zip(self.lanes, messages, aggregates, strict=True)):
+            rows = _spread(x.flatten(-2), served, self._owned[index])
+            own.append(lane.down.pack(rows))
+            silent.append(lane.down.silent(rows).to(torch.uint8).cpu())
+        places = [{b: row for row, b in enumerate(owned)} for owned in self._owned]
+        cut = []
+        for index, block in self.mine[self.ranks.rank]:
+            row = places[index][block.first]
+            cut.append(((index, block), [field[row : row + block.matrices] for field in own[index]]))
+        clock = Clock(0, self.ranks.step)
+        payload = self._payload(cut, clock, [torch.cat(silent)])
+        counts = [sum(len(self._matrices(i, r)) for i in range(len(self.lanes))) for r in range(self.ranks.size)]
+        sizes = [self._size(downs, pieces, 1, counts[r]) for r, pieces in enumerate(self.mine)]
+        came = self._gather(payload, sizes, clock, "the all-gather of server messages")
+        found, quiet = [], [torch.zeros(lane.matrices, dtype=torch.bool) for lane in self.lanes]
+        for rank, part in enumerate(came):
+            flags = Reader(part).read((counts[rank],), torch.uint8).cpu().bool()
+            for index in range(len(self.lanes)):
+                matrices = self._matrices(index, rank)
+                quiet[index][matrices] = flags[: len(matrices)]
+                flags = flags[len(matrices) :]
+            found.append((self.mine[rank], self._fields(downs, self.mine[rank], part, counts[rank])))
+        whole = self._assemble(downs, found)
+        result = []
+        for lane, fields, none, (_, _, taking) in zip(self.lanes, whole, quiet, aggregates, strict=True):
+            x = lane.down.unpack(fields, 0, lane.entries).view(-1, lane.up.m, lane.up.n)
+            x = torch.where(none.to(x.device)[:, None, None], 0, x) if bool(none.any()) else x
+            x = x if len(taking) == len(x) else x[torch.tensor(taking, dtype=torch.int64, device=x.device)]
+            result.append(x)
+        return result
+
+    def whole(self, lane: int, x: Tensor) -> Tensor:
+        """Rows for every matrix of a lane, from the owned ones here; collective where the server is split."""
+        if not self.sharded:
+            return x
+        shape = x.shape[1:]
+        sizes = [len(self._matrices(lane, rank)) * shape.numel() * x.element_size() for rank in range(self.ranks.size)]
+        payload = x.contiguous().view(-1).view(torch.uint8).to(self.home)
+        out = torch.empty(self.lanes[lane].matrices, *shape, dtype=x.dtype, device=x.device)
+        what = f"the exact model of bucket {self.number}"
+        for rank, part in enumerate(self.ranks.gather(payload, sizes, what)):
+            matrices = self._matrices(lane, rank)
+            out[matrices] = part.view(x.dtype).view(len(matrices), *shape).to(x.device)
+        return out
+
+    # Bytes -------------------------------------------------------------------------------------------------------
+
+    def _lane(self, status: Tensor, index: int) -> Tensor:
+        return status[:, self._starts[index] : self._starts[index + 1]]
+
+    def _payload(self, cut: Sequence[tuple[Piece, Fields]], clock: Clock, first: Sequence[Tensor]) -> Tensor:
+        """Header, the tensors in ``first``, and the fields of the pieces, each filled up to 8 bytes."""
+        tensors = [*first, *(field for _, fields in cut for field in fields)]
+        out = torch.zeros(header.SIZE + sum(pad(t.numel() * t.element_size()) for t in tensors), dtype=torch.uint8)
+        out = out.to(self.home)
+        at = header.SIZE
+        for tensor in tensors:
+            data = tensor.contiguous().view(-1).view(torch.uint8)
+            out[at : at + len(data)] = data
+            at += pad(len(data))
+        self.talk.head(clock, self.number).write(out)
+        return out
+
+    def _gather(self, payload: Tensor, sizes: Sequence[int], clock: Clock, what: str) -> list[Tensor]:
+        what = f"step {clock.step}, bucket {self.number}, {what}"
+        came = self.ranks.gather(payload, sizes, what)
+        header.read(came, self.ranks, self.talk.head(clock, self.number), what)
+        return came
+
+    def _size(self, codecs: Sequence[Codec], pieces: Sequence[Piece], rows: int, status: int) -> int:
+        parts = (part for index, block in pieces for part in shapes(codecs[index], block, rows))
+        return header.SIZE + pad(status) + sum(pad(torch.Size(shape).numel() * d.itemsize) for shape, d in parts)
+
+    def _fields(
+        self, codecs: Sequence[Codec], pieces: Sequence[Piece], payload: Tensor, status: int = 0
+    ) -> list[Fields]:
+        """The fields (matrices, columns) of pieces in a payload of one row."""
+        taken = Reader(payload, pad(status))
+        return [
+            [taken.read(shape[1:], dtype).to(self.device) for shape, dtype in shapes(codecs[index], block, 1)]
+            for index, block in pieces
+        ]
+
+    def _assemble(
+        self, codecs: Sequence[Codec], found: Sequence[tuple[Sequence[Piece], Sequence[Fields]]]
+    ) -> list[Fields]:
+        """Fields of whole stacks from pieces of them; what is no piece of anybody's here stays zero."""
+        whole = [
+            [torch.zeros(lane.matrices, f.columns, dtype=f.dtype, device=self.device) for f in codec.fields]
+            for lane, codec in zip(self.lanes, codecs, strict=True)
+        ]
+        for pieces, parts in found:
+            for (index, block), fields in zip(pieces, parts, strict=True):
+                for form, target, part in zip(codecs[index].fields, whole[index], fields, strict=True):
+                    target[block.first : block.last, form.part(block.start, block.stop)] = part
+        return whole
+
+
+def _spread(x: Tensor, rows: Sequence[int], among: Sequence[int]) -> Tensor:
+    """Rows for all of ``among``, zero where ``rows`` has none."""
+    if len(rows) == len(among):
+        return x
+    out = torch.zeros(len(among), x.shape[-1], dtype=x.dtype, device=x.device)
+    places = {b: row for row, b in enumerate(among)}
+    out[[places[b] for b in rows]] = x
+    return out
+
+
+__all__ = ["Talk", "WireBucket"]

@@ -1,0 +1,350 @@
+"""Workers on the ranks of torch.distributed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from ..codec import Block, Dense
+from ..errors import AveragedGradients, LayoutMismatch, PeerLost, WireError
+from . import digest
+from .base import Bucket, Lane, Verdict
+from .bucket import Talk, WireBucket
+from .costs import Choice, best, choices
+from .cut import by_parameter, evenly
+from .header import WIRE_VERSION
+from .ranks import Ranks
+from .ring import RingBucket
+
+Exchange = Literal["auto", "alltoall", "allgather", "ring"]
+Server = Literal["auto", "replicated", "sharded"]
+
+
+class Group:
+    """The ranks of a process group, each with ``workers_per_rank`` workers; messages travel packed.
+
+    Worker j of N lives on rank r if j is among r's; the ranks' workers are numbered one after the other. A run gives
+    the bits of ``Loopback(N)``, whatever the exchange (but ``ring``), the buckets and the layout of the world.
+
+    Args:
+        process_group: a ProcessGroup, a one-dimensional DeviceMesh, or None for the default group, which is initialised
+            from torchrun's environment if nobody has done so (NCCL for CUDA, gloo for CPU).
+        workers_per_rank: how many workers this rank holds; ranks may differ. With more than one, each backward pass
+            stands in ``with opt.worker(j):``.
+        exchange: ``alltoall`` (each owner of a chunk aggregates it, 2 (N - 1) / N bits for a vote), ``allgather``
+            (everybody aggregates everything, N - 1 bits, one round; owners need not be trusted), ``ring`` (all-reduce
+            of dense means; not equal to the simulation bit for bit), or ``auto``: the cheapest by the cost model.
+        server: ``sharded`` splits the server's work and state over ranks, parameter by parameter; ``replicated`` does
+            it everywhere; ``auto`` takes what sends least.
+        bucket_mb: packed megabytes of one worker's messages that travel together.
+        timeout: seconds that a collective may take before everybody raises CollectiveTimeout.
+        check_replicas_every: steps between two comparisons of the replicas' digests; 0 never compares.
+        store: the group's key-value store, where torch does not know it (a group made by hand).
+
+    Raises:
+        ValueError: an argument makes no sense. RuntimeError: there is no process group to join.
+    """
+
+    def __init__(
+        self,
+        process_group: Any = None,
+        workers_per_rank: int = 1,
+        exchange: Exchange = "auto",
+        *,
+        server: Server = "auto",
+        bucket_mb: float = 4.0,
+        timeout: float = 300.0,
+        check_replicas_every: int = 100,
+        store: Any = None,
+    ) -> None:
+        for name, value, allowed in (("exchange", exchange, Exchange), ("server", server, Server)):
+            if value not in get_args(allowed):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
+        if isinstance(workers_per_rank, bool) or not isinstance(workers_per_rank, int) or workers_per_rank < 1:
+            raise ValueError(f"workers_per_rank must be an integer from 1 on, got {workers_per_rank!r}")
+        if not bucket_mb > 0 or not timeout > 0 or check_replicas_every < 0:
+            raise ValueError("bucket_mb and timeout must be positive, and check_replicas_every not negative")
+        if exchange == "allgather" and server == "sharded":
+            raise ValueError("in an all-gather everybody serves: set server='replicated', or exchange='alltoall'")
+        self.exchange, self.server, self.bucket_mb = exchange, server, float(bucket_mb)
+        self.check_replicas_every, self._timeout, self._workers_here = check_replicas_every, timeout, workers_per_rank
+        self._attach(process_group, store)
+
+    def _attach(self, process_group: Any, store: Any = None) -> None:
+        group = process_group.get_group() if hasattr(process_group, "get_group") else process_group
+        group = _default_group() if group is None else group
+        self.ranks = Ranks(group, _store(group) if store is None else store, self._timeout)
+        told = self.ranks.texts(str(self._workers_here), "signa.Group()")
+        self.held = tuple(int(text) for text in told)
+        first = sum(self.held[: self.rank])
+        self._local = range(first, first + self._workers_here)
+        self._talk = Talk()
+        self._facts: list[str] = []
+        self._loads = [0.0] * self.size
+        self._plan: list[tuple[WireBucket | RingBucket, list[Choice]]] = []
+        self._versions: dict[tuple[int, str], int] = {}
+        self._averaging = False
+
+    @property
+    def rank(self) -> int:
+        """This process' number in the group."""
+        return self.ranks.rank
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return self.ranks.size
+
+    @property
+    def workers(self) -> int:
+        """N, the workers of all ranks."""
+        return sum(self.held)
+
+    @property
+    def local(self) -> range:
+        """The workers of this rank."""
+        return self._local
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Payload bytes that this rank has sent to and received from others until now, headers included."""
+        return self.ranks.sent, self.ranks.received
+
+    # Planning ----------------------------------------------------------------------------------------------------
+
+    def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:
+        """Buckets of lanes that can be treated alike, each with its exchange."""
+        classes: dict[tuple[Any, ...], list[list[Lane]]] = {}
+        for lane in lanes:
+            cuts = lane.up.pieces and lane.aggregate.coordinatewise
+            key = (type(lane.up), type(lane.middle), type(lane.down), lane.up.dtype, lane.device, lane.serves, cuts)
+            mates = classes.setdefault((*key, lane.aggregate), [])
+            most = self.bucket_mb * 1e6
+            if not mates or sum(_nbytes(mate) for mate in mates[-1]) + _nbytes(lane) > most:
+                mates.append([])
+            mates[-1].append(lane)
+        before = len(self._plan)
+        for key, every in classes.items():
+            for members in every:
+                self._plan.append(self._bucket(members, cuts=key[6]))
+        return [bucket for bucket, _ in self._plan[before:]]
+
+    def _bucket(self, lanes: list[Lane], cuts: bool) -> tuple[WireBucket | RingBucket, list[Choice]]:
+        number, serves = len(self._plan), lanes[0].serves
+        found = choices(lanes, self.size, self.workers / self.size, self._link(lanes[0].device))
+        if self.exchange == "ring" and _summable(lanes[0]):
+            return RingBucket(lanes, self.ranks, self.held, number, self._talk), found
+        wanted = [
+            choice
+            for choice in found
+            if self.exchange in ("auto", "ring", choice.exchange)
+            and (self.server == "auto" or not serves or choice.sharded == (self.server == "sharded"))
+        ]
+        chosen = best(wanted, serves)
+        mine = None
+        if chosen.exchange == "alltoall":
+            whole = chosen.sharded or not cuts
+            mine = by_parameter(lanes, self._loads) if whole else evenly(lanes, self.size)
+        bucket = WireBucket(lanes, self.ranks, self.held, mine, sharded=chosen.sharded, number=number, talk=self._talk)
+        return bucket, sorted(found, key=lambda choice: choice is not chosen)
+
+    def _link(self, device: torch.device) -> str:
+        return "gloo" if self.ranks.home(device).type == "cpu" else "nccl"
+
+    def __str__(self) -> str:
+        """What was chosen, bucket by bucket."""
+        lines = [f"{self!r}"]
+        for bucket, found in self._plan:
+            lane, count = bucket.lanes[0], sum(lane.matrices * lane.entries for lane in bucket.lanes)
+            names = " -> ".join(_alphabet(codec) for codec in (lane.up, lane.middle, lane.down))
+            lines.append(f"  bucket {bucket.number}: {count:,} entries, {names}, {lane.aggregate}")
+            head, *rest = found
+            if bucket.exchange == "ring":
+                lines.append("    ring, as asked")
+                continue
+            lines.append(f"    {head}" + (f" (not {'; '.join(map(str, rest))})" if rest else ""))
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """As it is written, with what the world is like."""
+        held = str(self.held[0]) if len(set(self.held)) == 1 else str(list(self.held))
+        return (
+            f"Group(rank {self.rank} of {self.size}, workers_per_rank={held}, exchange={self.exchange!r}, "
+            f"server={self.server!r}, bucket_mb={self.bucket_mb:g})"
+        )
+
+    # Agreement ---------------------------------------------------------------------------------------------------
+
+    def agree(self, facts: Mapping[str, str], model: nn.Module | None) -> None:
+        """Refuse to start where ranks differ.
+
+        Raises:
+            LayoutMismatch: naming what differs, and where. On every rank.
+        """
+        if isinstance(model, DistributedDataParallel) and self.size > 1:
+            model.register_forward_pre_hook(self._watch)
+        own = {key: getattr(self, key) for key in ("exchange", "server", "bucket_mb", "check_replicas_every")}
+        own |= {"wire": WIRE_VERSION, "torch": torch.__version__.split("+")[0]}
+        mine = {**{key: str(value) for key, value in own.items()}, **facts}
+        told = [json.loads(text) for text in self.ranks.texts(json.dumps(mine), "the start")]
+        differing = [key for key in mine if any(other.get(key) != told[0].get(key) for other in told)]
+        if differing:
+            lines = [_difference(key, [str(other.get(key)) for other in told]) for key in differing]
+            remedy = "start every rank with the same code, spec, seed and model"
+            raise self.ranks.meet(LayoutMismatch, f"ranks differ in {'; '.join(lines)}: {remedy}")
+        self._facts.append(json.dumps(mine, sort_keys=True))
+        text = "\n".join([*self._facts, str(self.held)])
+        self._talk.layout = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+    def _watch(self, module: DistributedDataParallel, inputs: Any) -> None:
+        """DDP averages in the backward pass of a forward pass outside no_sync(), unless its hook does nothing."""
+        silent = any(getattr(hook, "__name__", "") == "noop_hook" for hook, _ in getattr(module, "_comm_hooks", ()))
+        if module.require_backward_grad_sync and torch.is_grad_enabled() and not silent:
+            self._averaging = True
+
+    def before(self, verdict: Verdict, *, ask: bool) -> Verdict:
+        """The own verdict, or with ``ask`` that of all ranks."""
+        self.ranks.refuse()
+        self._talk.heard.clear()
+        self._talk.culprit = verdict.culprit or (-1, -1)
+        if self._averaging:
+            raise AveragedGradients(
+                "DistributedDataParallel has averaged the gradients, so every worker would send the same message: "
+                "take it off (signa.replicate(model, group) makes the replicas equal), or run backward under "
+                "model.no_sync(), or register torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks.noop_hook"
+            )
+        if not ask:
+            return verdict
+        own = json.dumps([verdict.infinite, verdict.culprit])
+        told = [json.loads(text) for text in self.ranks.texts(own, f"step {self.ranks.step}, the verdict")]
+        culprits = [tuple(culprit) for _, culprit in told if culprit is not None]
+        return Verdict(any(infinite for infinite, _ in told), culprits[0] if culprits else None)
+
+    def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:
+        """Refuse where replicas differ by a bit.
+
+        Raises:
+            ReplicaDrift: naming the parameters and ranks.
+        """
+        digest.compare(replicas, self.ranks, step)
+
+    def after(
+        self, step: int, replicas: Callable[[], Mapping[str, Tensor]], buffers: Sequence[tuple[nn.Module, str]]
+    ) -> Sequence[tuple[int, int]]:
+        """Buffers follow worker 0's, and every so many steps the replicas are compared."""
+        self._follow(buffers)
+        if self.check_replicas_every and step % self.check_replicas_every == 0:
+            digest.compare(replicas(), self.ranks, step)
+        return list(self._talk.heard.values())
+
+    def _follow(self, buffers: Sequence[tuple[nn.Module, str]]) -> None:
+        """Send the saved buffers that changed on rank 0 since the last step (BatchNorm's, not a table of angles)."""
+        saved = [(m, name) for m, name in buffers if name not in m._non_persistent_buffers_set]
+        tensors = [getattr(module, name) for module, name in saved]
+        places = [(id(module), name) for module, name in saved]
+        if not saved or self.size == 1:
+            return
+        changed = [
+            tensor is not None and self._versions.get(place) != tensor._version
+            for place, tensor in zip(places, tensors, strict=True)
+        ]
+        what = f"step {self.ranks.step}, the buffers"
+        flags = torch.tensor(changed, dtype=torch.uint8).to(self.ranks.home(self._device()))
+        self.ranks.broadcast(flags, what)
+        moving = [tensor for tensor, flag in zip(tensors, flags.tolist(), strict=True) if flag and tensor is not None]
+        digest.broadcast(moving, self.ranks, what)
+        self._versions = {place: -1 if t is None else t._version for place, t in zip(places, tensors, strict=True)}
+
+    def _device(self) -> torch.device:
+        return self._plan[0][0].lanes[0].device if self._plan else torch.device("cpu")
+
+    def fail(self, error: BaseException, step: int) -> BaseException:
+        """Tell the others, so that they raise as well and do not wait."""
+        if self.ranks.fault is None and not isinstance(error, WireError):
+            self.ranks.step = step
+            self.ranks.meet(
+                PeerLost, f"rank {self.rank} stopped: {type(error).__name__}: {str(error)[:300]}", call=False
+            )
+        return error
+
+    # Copies ------------------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Group:
+        """The same group: a copy of an optimizer talks to the same ranks."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: the arguments; a process group cannot be saved."""
+        names = ("exchange", "server", "bucket_mb", "check_replicas_every", "_timeout", "_workers_here")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Join the default group of the process that loads."""
+        self.__dict__.update(state)
+        self._attach(None)
+
+
+def replicate(model: nn.Module, group: Group) -> None:
+    """Give every rank the parameters and buffers of rank 0; collective. Call it before ``signa.build``."""
+    digest.broadcast_model(model, group.ranks)
+
+
+def _default_group() -> Any:
+    if not dist.is_available():
+        raise RuntimeError("this PyTorch was built without torch.distributed: use signa.Loopback(N)")
+    if not dist.is_initialized():
+        if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
+            raise RuntimeError(
+                "signa.Group() needs a process group: start the script with torchrun --nproc-per-node=N, or call "
+                "torch.distributed.init_process_group first; signa.Loopback(N) simulates N workers in one process"
+            )
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    return dist.group.WORLD
+
+
+def _store(group: Any) -> Any:
+    """The group's own store, in which its names meet no other group's."""
+    try:
+        return group.get_group_store()
+    except (AttributeError, RuntimeError):
+        from torch.distributed import distributed_c10d
+
+        try:
+            return distributed_c10d._get_process_group_store(group)
+        except (AttributeError, KeyError, ValueError) as error:
+            raise ValueError("torch does not know this process group's store: pass Group(group, store=...)") from error
+
+
+def _nbytes(lane: Lane) -> int:
+    return lane.up.nbytes(Block(0, lane.matrices, 0, lane.entries))
+
+
+def _summable(lane: Lane) -> bool:
+    probe = torch.zeros(1, 1, 1)
+    return isinstance(lane.up, Dense) and lane.aggregate.of_sum(probe, torch.ones(1)) is not None
+
+
+def _alphabet(codec: Any) -> str:
+    return {"ScaledSigns": "scaled signs"}.get(type(codec).__name__, type(codec).__name__.lower())
+
+
+def _difference(key: str, values: list[str]) -> str:
+    """One fact that differs, with the first line of it that does."""
+    lines = [value.splitlines() or [""] for value in values]
+    at = next((i for i in range(max(map(len, lines))) if len({tuple(own[i : i + 1]) for own in lines}) > 1), 0)
+    shown: dict[str, list[int]] = {}
+    for rank, own in enumerate(lines):
+        shown.setdefault(own[at] if at < len(own) else "nothing", []).append(rank)
+    told = [f"{text[:200]} on rank {', '.join(map(str, ranks))}" for text, ranks in shown.items()]
+    return f"{key}: {' | '.join(told)}"
+
+
+__all__ = ["Group", "replicate"]

@@ -1,0 +1,52 @@
+"""Fields as bytes, one behind the other, each filled up to 8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..codec import Block, Codec
+from . import header
+
+Fields = list[Tensor]
+"""The fields of a codec: (rows, columns), or (workers, rows, columns)."""
+
+
+def pad(size: int) -> int:
+    """The next multiple of 8."""
+    return -(-size // 8) * 8
+
+
+def columns(codec: Codec, block: Block, fields: Fields) -> Fields:
+    """A block's share of the fields (k, B, columns) of a stack."""
+    return [
+        whole[:, block.first : block.last, field.part(block.start, block.stop)]
+        for field, whole in zip(codec.fields, fields, strict=True)
+    ]
+
+
+def shapes(codec: Codec, block: Block, rows: int) -> list[tuple[tuple[int, int, int], torch.dtype]]:
+    """What :func:`columns` gives for k = ``rows``."""
+    return [
+        ((rows, block.matrices, len(range(field.columns)[field.part(block.start, block.stop)])), field.dtype)
+        for field in codec.fields
+    ]
+
+
+class Reader:
+    """Reads tensors behind a header, and behind ``skip`` bytes more."""
+
+    def __init__(self, payload: Tensor, skip: int = 0) -> None:
+        self._payload, self._at = payload, header.SIZE + skip
+
+    def read(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """The next one."""
+        size = torch.Size(shape).numel() * dtype.itemsize
+        data = self._payload[self._at : self._at + size]
+        self._at += pad(size)
+        return data.clone().view(dtype).view(*shape)  # a copy begins where any dtype may
+
+
+__all__ = ["Fields", "Reader", "columns", "pad", "shapes"]

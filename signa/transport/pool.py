@@ -1,0 +1,60 @@
+"""The aggregate of one piece, from the packed messages of all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..codec import Block, Signs
+from ..packing import WORD, words_for
+from .base import VOICE, Clock, Lane
+from .payload import Fields
+
+
+def aggregate(lane: Lane, block: Block, parts: Fields, status: Tensor, clock: Clock, device: torch.device) -> Fields:
+    """A block's aggregate in the middle codec's fields, from everybody's fields (N, matrices, columns).
+
+    Signs are counted as words where the aggregator knows how; all else is unpacked.
+    """
+    status = status[:, block.first : block.last]
+    if isinstance(lane.up, Signs) and (counted := _count(lane, block, parts[0], lane.active(status), clock)):
+        return counted[: len(lane.middle.fields)]
+    rows = lane.up.unpack([part.flatten(0, 1) for part in parts], block.start, block.stop)
+    rows = rows.view(len(status), block.matrices, 1, block.length)
+    voice = (status == VOICE).to(device)
+    rows = rows if bool(voice.all()) else torch.where(voice[..., None, None], rows, 0)
+    ctx = lane.context(clock, range(block.first, block.last), block.start // WORD)
+    x = lane.aggregate(rows, lane.active(status).to(device), ctx)
+    return lane.middle.pack(x.flatten(-2))
+
+
+def _count(lane: Lane, block: Block, planes: Tensor, active: Tensor, clock: Clock) -> Fields | None:
+    """Words of signs and of presence, from sign words (N, matrices, W); None if the aggregator cannot count."""
+    sign, there = torch.zeros_like(planes[0]), torch.zeros_like(planes[0])
+    for matrices, voters in alike(active):
+        if not voters:
+            continue
+        coin = lane.context(clock, [block.first + b for b in matrices], block.start // WORD).coin
+        coins = partial(coin.words, len(matrices), words_for(block.length), planes.device)
+        everything = len(matrices) == block.matrices and len(voters) == len(planes)
+        pair = lane.aggregate.of_words(planes if everything else planes[voters][:, matrices], coins)
+        if pair is None:
+            return None
+        if everything:
+            return list(pair)
+        sign[matrices], there[matrices] = pair
+    return [sign, there]
+
+
+def alike(active: Tensor) -> Sequence[tuple[list[int], list[int]]]:
+    """The matrices that the same workers take part in, with those workers, from who is active (N, matrices)."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for matrix, who in enumerate(active.T.tolist()):
+        found.setdefault(tuple(worker for worker, there in enumerate(who) if there), []).append(matrix)
+    return [(matrices, list(voters)) for voters, matrices in found.items()]
+
+
+__all__ = ["aggregate", "alike"]

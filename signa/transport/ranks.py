@@ -1,0 +1,181 @@
+"""Collectives that end: with the result, or with one and the same typed error on every process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch._C import _distributed_c10d as c10d
+
+from ..errors import CollectiveTimeout, CorruptMessage, LayoutMismatch, PeerLost, Poisoned, ReplicaDrift, WireError
+
+FAULTS: dict[str, type[WireError]] = {
+    cls.__name__: cls for cls in (PeerLost, CollectiveTimeout, LayoutMismatch, ReplicaDrift, CorruptMessage, WireError)
+}
+_LOOK = 0.25  # seconds between two looks at what other processes report, while waiting
+_ROLL_CALL = 1.0  # seconds that survivors give each other to answer
+
+
+class Ranks:
+    """One process group. Its own rank() and size() count, never the default group's.
+
+    While a collective is under way, the group's store is looked at: whoever meets a fault first writes it there, and
+    everybody raises that. After a fault nothing is sent any more.
+    """
+
+    def __init__(self, group: Any, store: Any, timeout: float) -> None:
+        self.group, self.store, self.timeout = group, store, timeout
+        self.rank: int = group.rank()
+        self.size: int = group.size()
+        self.fault: WireError | None = None
+        self.step = 0
+        self.sent = self.received = 0
+
+    def home(self, device: torch.device) -> torch.device:
+        """Where payloads lie for this group: on the device itself, or in host memory where gloo carries them."""
+        try:
+            name = self.group._get_backend(device).name()
+        except (AttributeError, RuntimeError):
+            name = self.group.name()
+        return device if "nccl" in name.lower() else torch.device("cpu")
+
+    # Collectives -------------------------------------------------------------------------------------------------
+
+    def swap(self, payload: Tensor, send: Sequence[int], receive: Sequence[int], what: str) -> list[Tensor]:
+        """All-to-all of bytes: ``send[r]`` of the payload's go to rank r, ``receive[r]`` come from it."""
+        out = torch.empty(sum(receive), dtype=torch.uint8, device=payload.device)
+        options = dist.AllToAllOptions()
+        options.timeout = timedelta(seconds=self.timeout)
+        self._finish(lambda: self.group.alltoall_base(out, payload, list(receive), list(send), options), what)
+        self._count(sum(send) - send[self.rank], sum(receive) - receive[self.rank])
+        return list(out.split(list(receive)))
+
+    def gather(self, payload: Tensor, sizes: Sequence[int], what: str) -> list[Tensor]:
+        """Everybody's bytes, ``sizes[r]`` from rank r."""
+        if len(set(sizes)) > 1:  # gloo gathers equal sizes only
+            return self.swap(payload.repeat(self.size), [len(payload)] * self.size, sizes, what)
+        out = torch.empty(sum(sizes), dtype=torch.uint8, device=payload.device)
+        options = c10d.AllgatherOptions()
+        options.timeout = timedelta(seconds=self.timeout)
+        self._finish(lambda: self.group._allgather_base(out, payload, options), what)
+        self._count(len(payload) * (self.size - 1), sum(sizes) - len(payload))
+        return list(out.split(list(sizes)))
+
+    def broadcast(self, tensor: Tensor, what: str) -> None:
+        """Rank 0's values, in place."""
+        options = dist.BroadcastOptions()
+        options.rootRank, options.timeout = 0, timedelta(seconds=self.timeout)
+        self._finish(lambda: self.group.broadcast([tensor], options), what)
+
+    def total(self, tensor: Tensor, what: str) -> None:
+        """The sum over ranks, in place, in whichever order the backend adds (a ring)."""
+        options = dist.AllreduceOptions()
+        options.timeout = timedelta(seconds=self.timeout)
+        self._finish(lambda: self.group.allreduce([tensor], options), what)
+        share = 2 * tensor.nbytes * (self.size - 1) // self.size
+        self._count(share, share)
+
+    def texts(self, text: str, what: str) -> list[str]:
+        """Everybody's text."""
+        device = self.home(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        data = torch.frombuffer(bytearray(text.encode()) or bytearray(b" "), dtype=torch.uint8).to(device)
+        length = torch.tensor([len(data)], device=device)
+        sizes = [int(part.view(torch.int64)) for part in self.gather(length.view(torch.uint8), [8] * self.size, what)]
+        return [bytes(part.cpu().numpy()).decode() for part in self.gather(data, sizes, what)]
+
+    def _count(self, sent: int, received: int) -> None:
+        self.sent += sent
+        self.received += received
+
+    # Faults ------------------------------------------------------------------------------------------------------
+
+    def refuse(self) -> None:
+        """Refuse to go on after a fault.
+
+        Raises:
+            Poisoned: naming it.
+        """
+        if self.fault is not None:
+            raise Poisoned(
+                f"no further step after a fault ({type(self.fault).__name__}: {self.fault}): "
+                "start again from the last checkpoint"
+            )
+
+    def _finish(self, start: Callable[[], Any], what: str) -> None:
+        """Run a collective to its end."""
+        self.refuse()
+        begun = time.monotonic()
+        look = begun + _LOOK
+        try:
+            work = start()
+            while not work.is_completed():
+                now = time.monotonic()
+                if now > look:
+                    if reported := self._reported():
+                        raise self._adopt(reported)
+                    look = now + _LOOK
+                if now - begun > self.timeout:
+                    raise self.meet(CollectiveTimeout, f"no answer for {now - begun:.1f} s in {what}")
+                time.sleep(min(max((now - begun) / 20, 2e-5), 0.02))
+            work.wait()
+        except WireError:
+            raise
+        except RuntimeError as error:
+            elapsed = time.monotonic() - begun
+            late = "imed out" in str(error) or "timeout" in str(error).lower()
+            kind = CollectiveTimeout if late else PeerLost
+            said = str(error).splitlines()[0][:200]
+            raise self.meet(kind, f"{what} failed after {elapsed:.1f} s ({said})") from error
+
+    def meet(self, kind: type[WireError], text: str, *, call: bool = True) -> WireError:
+        """A fault was met here: report it, unless another was reported first; the error that everybody raises.
+
+        ``call``: whether to find out by a roll call who is gone.
+        """
+        facts = {"kind": kind.__name__, "rank": self.rank, "step": self.step, "text": text, "call": call}
+        own = json.dumps(facts)
+        reported = own
+        with suppress(Exception):  # without a store (its host died) everybody reports for himself
+            reported = self.store.compare_set("signa/fault", "", own).decode() or own
+        return self._adopt(reported, own=reported == own)
+
+    def _reported(self) -> str:
+        try:
+            return self.store.get("signa/fault").decode() if self.store.check(["signa/fault"]) else ""
+        except Exception:
+            return ""
+
+    def _adopt(self, reported: str, own: bool = False) -> WireError:
+        fault = json.loads(reported)
+        kind = FAULTS.get(fault["kind"], WireError)
+        text = f"step {fault['step']}, group of {self.size} ranks: {fault['text']}"
+        text += "" if own else f" (reported by rank {fault['rank']}, noticed by rank {self.rank})"
+        if fault["call"] and kind in (PeerLost, CollectiveTimeout) and (lost := self._missing()):
+            text += f"; no sign of life from rank {', '.join(map(str, lost))}"
+        self.fault = kind(text)
+        return self.fault
+
+    def _missing(self) -> list[int]:
+        """Who does not answer the survivors' roll call."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        with suppress(Exception):
+            self.store.set(f"signa/alive/{self.rank}", "1")
+            end = time.monotonic() + min(_ROLL_CALL, self.timeout)
+            while True:
+                missing = [rank for rank in others if not self.store.check([f"signa/alive/{rank}"])]
+                if len(missing) <= 1 or time.monotonic() > end:
+                    break
+                time.sleep(0.02)
+            time.sleep(0.1 if missing else 0)  # so that a survivor that is a little late still finds the store
+            return [rank for rank in missing if not self.store.check([f"signa/alive/{rank}"])]
+        return []
+
+
+__all__ = ["Ranks"]
