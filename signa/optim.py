@@ -64,8 +64,12 @@ class SignA(torch.optim.Optimizer):
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise TypeError(f"the seed must be an integer, got {seed!r}")
         transport = default_transport() if transport is None else transport
-        self._setup(Routing.of(spec, model), transport, seed, nonfinite, _buffers(model), model)
-        for index, group in enumerate(spec.groups):
+        try:
+            self._setup(Routing.of(spec, model), transport, seed, nonfinite, _buffers(model), model)
+        except BaseException as error:  # the other processes must not wait for this one
+            transport.fail(error, 0)
+            raise
+        for index, group in enumerate(spec.groups if 0 in transport.local else ()):
             for advice in group.method.advice(transport.workers):
                 warnings.warn(Advice(f"groups.{group.name or index}: {advice}"), stacklevel=3)
 
@@ -75,7 +79,7 @@ class SignA(torch.optim.Optimizer):
         self.spec, self.routing, self.transport, self.seed = routing.spec, routing, transport, seed
         self.nonfinite: Policy = nonfinite
         self.nonfinite_counts = NonFiniteLog()
-        self.steps = 0
+        self.steps, self._fresh = 0, True
         self._buffers = buffers
         self._engine = Engine(transport)
         transport.agree(self._facts(), model if isinstance(model, nn.Module) else None)
@@ -175,6 +179,9 @@ class SignA(torch.optim.Optimizer):
         unscale, infinite = self._amp()
         rows = [list(row) for row in self._rows.take()]
         self._check_gradients(rows)
+        if self._fresh:
+            self._fresh = False
+            self.transport.first([grad for row in rows for grad in row if grad is not None])
         bad = {} if infinite else self._nonfinite(rows)
         ask = unscale is not None or self.nonfinite != "abstain"
         verdict = self.transport.before(Verdict(infinite, next(iter(bad.items()), None)), ask=ask)

@@ -150,6 +150,10 @@ class Transport(Protocol):
         """What anybody's verdict is (with ``ask``, else the own one). Raises what is known to be wrong."""
         ...
 
+    def first(self, gradients: Sequence[Tensor]) -> None:
+        """The local gradients of an optimizer's first step, for advice."""
+        ...
+
     def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:
         """Refuse where these tensors are not equal everywhere."""
         ...

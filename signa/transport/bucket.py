@@ -209,13 +209,14 @@ class WireBucket:
     def _payload(self, cut: Sequence[tuple[Piece, Fields]], clock: Clock, first: Sequence[Tensor]) -> Tensor:
         """Header, the tensors in ``first``, and the fields of the pieces, each filled up to 8 bytes."""
         tensors = [*first, *(field for _, fields in cut for field in fields)]
-        out = torch.zeros(header.SIZE + sum(pad(t.numel() * t.element_size()) for t in tensors), dtype=torch.uint8)
-        out = out.to(self.home)
+        size = header.SIZE + sum(pad(t.numel() * t.element_size()) for t in tensors)
+        out = torch.zeros(size, dtype=torch.uint8, device=self.device)
         at = header.SIZE
         for tensor in tensors:
             data = tensor.contiguous().view(-1).view(torch.uint8)
             out[at : at + len(data)] = data
             at += pad(len(data))
+        out = out.to(self.home)
         self.talk.head(clock, self.number).write(out)
         return out
 

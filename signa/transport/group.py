@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from ..codec import Block, Dense
-from ..errors import AveragedGradients, LayoutMismatch, PeerLost, WireError
+from ..errors import Advice, AveragedGradients, LayoutMismatch, PeerLost, WireError
 from . import digest
 from .base import Bucket, Lane, Verdict
 from .bucket import Talk, WireBucket
@@ -228,6 +229,20 @@ class Group:
         culprits = [tuple(culprit) for _, culprit in told if culprit is not None]
         return Verdict(any(infinite for infinite, _ in told), culprits[0] if culprits else None)
 
+    def first(self, gradients: Sequence[Tensor]) -> None:
+        """Advise where every rank has the same gradients: it has averaged them, or all train on the same data."""
+        if self.size == 1 or not gradients:
+            return
+        own = torch.stack([digest.digest(grad).cpu() for grad in gradients]).sum()
+        if len(set(self.ranks.texts(str(int(own)), "the first step"))) == 1 and self.rank == 0:
+            warnings.warn(
+                Advice(
+                    "all ranks have the same gradients in the first step: give every rank its own data, and do not "
+                    "average gradients before the optimizer (DistributedDataParallel does)"
+                ),
+                stacklevel=6,
+            )
+
     def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:
         """Refuse where replicas differ by a bit.
 
@@ -240,13 +255,14 @@ class Group:
         self, step: int, replicas: Callable[[], Mapping[str, Tensor]], buffers: Sequence[tuple[nn.Module, str]]
     ) -> Sequence[tuple[int, int]]:
         """Buffers follow worker 0's, and every so many steps the replicas are compared."""
+        self.ranks.step = step
         self._follow(buffers)
         if self.check_replicas_every and step % self.check_replicas_every == 0:
             digest.compare(replicas(), self.ranks, step)
         return list(self._talk.heard.values())
 
     def _follow(self, buffers: Sequence[tuple[nn.Module, str]]) -> None:
-        """Send the saved buffers that changed on rank 0 since the last step (BatchNorm's, not a table of angles)."""
+        """Send rank 0's saved buffers where any rank's changed since the last step (BatchNorm's, not a table)."""
         saved = [(m, name) for m, name in buffers if name not in m._non_persistent_buffers_set]
         tensors = [getattr(module, name) for module, name in saved]
         places = [(id(module), name) for module, name in saved]
@@ -258,8 +274,8 @@ class Group:
         ]
         what = f"step {self.ranks.step}, the buffers"
         flags = torch.tensor(changed, dtype=torch.uint8).to(self.ranks.home(self._device()))
-        self.ranks.broadcast(flags, what)
-        moving = [tensor for tensor, flag in zip(tensors, flags.tolist(), strict=True) if flag and tensor is not None]
+        anywhere = torch.stack(self.ranks.gather(flags, [len(flags)] * self.size, what)).any(0).tolist()
+        moving = [tensor for tensor, flag in zip(tensors, anywhere, strict=True) if flag and tensor is not None]
         digest.broadcast(moving, self.ranks, what)
         self._versions = {place: -1 if t is None else t._version for place, t in zip(places, tensors, strict=True)}
 

@@ -46,6 +46,9 @@ class Loopback:
         """The own one."""
         return verdict
 
+    def first(self, gradients: Sequence[Tensor]) -> None:
+        """Nothing to compare them with."""
+
     def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:
         """There is one."""
 

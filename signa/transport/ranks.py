@@ -35,6 +35,8 @@ class Ranks:
         self.rank: int = group.rank()
         self.size: int = group.size()
         self.fault: WireError | None = None
+        # Several Ranks may share a group, one after the other or at once: each has its own place in the store.
+        self._place = f"signa/{store.add(f'signa/made/{self.rank}', 1)}"
         self.step = 0
         self.sent = self.received = 0
 
@@ -143,12 +145,13 @@ class Ranks:
         own = json.dumps(facts)
         reported = own
         with suppress(Exception):  # without a store (its host died) everybody reports for himself
-            reported = self.store.compare_set("signa/fault", "", own).decode() or own
+            reported = self.store.compare_set(f"{self._place}/fault", "", own).decode() or own
         return self._adopt(reported, own=reported == own)
 
     def _reported(self) -> str:
         try:
-            return self.store.get("signa/fault").decode() if self.store.check(["signa/fault"]) else ""
+            key = f"{self._place}/fault"
+            return self.store.get(key).decode() if self.store.check([key]) else ""
         except Exception:
             return ""
 
@@ -166,15 +169,15 @@ class Ranks:
         """Who does not answer the survivors' roll call."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         with suppress(Exception):
-            self.store.set(f"signa/alive/{self.rank}", "1")
+            self.store.set(f"{self._place}/alive/{self.rank}", "1")
             end = time.monotonic() + min(_ROLL_CALL, self.timeout)
             while True:
-                missing = [rank for rank in others if not self.store.check([f"signa/alive/{rank}"])]
+                missing = [rank for rank in others if not self.store.check([f"{self._place}/alive/{rank}"])]
                 if len(missing) <= 1 or time.monotonic() > end:
                     break
                 time.sleep(0.02)
             time.sleep(0.1 if missing else 0)  # so that a survivor that is a little late still finds the store
-            return [rank for rank in missing if not self.store.check([f"signa/alive/{rank}"])]
+            return [rank for rank in missing if not self.store.check([f"{self._place}/alive/{rank}"])]
         return []
 
 
