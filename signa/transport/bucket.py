@@ -13,7 +13,7 @@ from ..codec import Codec
 from . import header
 from .base import ABSENT, Aggregate, Clock, Lane, Message
 from .cut import Piece, everything
-from .payload import Fields, Reader, columns, pad, shapes
+from .payload import Fields, Reader, columns, pad, raw, shapes
 from .pool import aggregate
 from .ranks import Ranks
 
@@ -193,7 +193,7 @@ class WireBucket:
             return x
         shape = x.shape[1:]
         sizes = [len(self._matrices(lane, rank)) * shape.numel() * x.element_size() for rank in range(self.ranks.size)]
-        payload = x.contiguous().view(-1).view(torch.uint8).to(self.home)
+        payload = raw(x).to(self.home)
         out = torch.empty(self.lanes[lane].matrices, *shape, dtype=x.dtype, device=x.device)
         what = f"the exact model of bucket {self.number}"
         for rank, part in enumerate(self.ranks.gather(payload, sizes, what)):
@@ -213,7 +213,7 @@ class WireBucket:
         out = torch.zeros(size, dtype=torch.uint8, device=self.device)
         at = header.SIZE
         for tensor in tensors:
-            data = tensor.contiguous().view(-1).view(torch.uint8)
+            data = raw(tensor)
             out[at : at + len(data)] = data
             at += pad(len(data))
         out = out.to(self.home)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..coins import mix_words
 from ..errors import ReplicaDrift
+from .payload import raw
 from .ranks import Ranks
 
 _CHUNK = 1 << 18
@@ -17,7 +18,7 @@ _ODD = -7046029254386353131  # splitmix64's increment, as a signed number
 
 def digest(x: Tensor) -> Tensor:
     """``sum_i mix(w_i + i c) mod 2^64`` over the tensor's 64-bit words w: changes with any bit and any order."""
-    data = x.detach().contiguous().view(-1).view(torch.uint8)
+    data = raw(x.detach())
     data = torch.nn.functional.pad(data, (0, -len(data) % 8)).view(torch.int64)
     total = torch.full((), x.numel(), dtype=torch.int64, device=x.device)
     for a in range(0, len(data), _CHUNK):
@@ -67,7 +68,7 @@ def broadcast(tensors: list[Tensor], ranks: Ranks, what: str) -> None:
         alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     for (_, device), group in alike.items():
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in group])
-        wire = flat.contiguous().view(torch.uint8).to(ranks.home(device))
+        wire = raw(flat).to(ranks.home(device))
         ranks.broadcast(wire, what)
         parts = wire.to(device).view(flat.dtype).split([tensor.numel() for tensor in group])
         for tensor, part in zip(group, parts, strict=True):

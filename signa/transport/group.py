@@ -81,6 +81,7 @@ class Group:
 
     def _attach(self, process_group: Any, store: Any = None) -> None:
         group = process_group.get_group() if hasattr(process_group, "get_group") else process_group
+        self._opened = group is None and not dist.is_initialized()
         group = _default_group() if group is None else group
         self.ranks = Ranks(group, _store(group) if store is None else store, self._timeout)
         told = self.ranks.texts(str(self._workers_here), "signa.Group()")
@@ -290,6 +291,16 @@ class Group:
                 PeerLost, f"rank {self.rank} stopped: {type(error).__name__}: {str(error)[:300]}", call=False
             )
         return error
+
+    def close(self) -> None:
+        """Leave: the default process group is destroyed if this object initialised it. Collective; call it at the end.
+
+        After a fault nothing is waited for.
+        """
+        if self._opened and dist.is_initialized() and self.ranks.fault is None:
+            self.ranks.texts("bye", "the end")  # nobody leaves while another still reads the store
+            dist.destroy_process_group()
+            self._opened = False
 
     # Copies ------------------------------------------------------------------------------------------------------
 

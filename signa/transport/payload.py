@@ -19,6 +19,11 @@ def pad(size: int) -> int:
     return -(-size // 8) * 8
 
 
+def raw(tensor: Tensor) -> Tensor:
+    """Its bytes. (A tensor of one entry may be contiguous with a stride of 0, which no other dtype can view.)"""
+    return tensor.contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
 def columns(codec: Codec, block: Block, fields: Fields) -> Fields:
     """A block's share of the fields (k, B, columns) of a stack."""
     return [
@@ -49,4 +54,4 @@ class Reader:
         return data.clone().view(dtype).view(*shape)  # a copy begins where any dtype may
 
 
-__all__ = ["Fields", "Reader", "columns", "pad", "shapes"]
+__all__ = ["Fields", "Reader", "columns", "pad", "raw", "shapes"]
