@@ -232,10 +232,11 @@ class Group:
 
     def first(self, gradients: Sequence[Tensor]) -> None:
         """Advise where every rank has the same gradients: it has averaged them, or all train on the same data."""
-        if self.size == 1 or not gradients:
+        if self.size == 1:
             return
-        own = torch.stack([digest.digest(grad).cpu() for grad in gradients]).sum()
-        if len(set(self.ranks.texts(str(int(own)), "the first step"))) == 1 and self.rank == 0:
+        own = sum(int(digest.digest(grad)) for grad in gradients)
+        told = set(self.ranks.texts(str(own), "the first step"))  # also without a gradient: others wait for this
+        if len(told) == 1 and own and self.rank == 0:
             warnings.warn(
                 Advice(
                     "all ranks have the same gradients in the first step: give every rank its own data, and do not "

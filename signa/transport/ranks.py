@@ -46,7 +46,7 @@ class Ranks:
             name = self.group._get_backend(device).name()
         except (AttributeError, RuntimeError):
             name = self.group.name()
-        return device if "nccl" in name.lower() else torch.device("cpu")
+        return torch.device("cpu") if name.lower() in ("gloo", "mpi") else device
 
     # Collectives -------------------------------------------------------------------------------------------------
 
