@@ -42,7 +42,9 @@ def join(backend: str, timeout: float) -> bool:
         return False
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    except (RuntimeError, ValueError) as error:
+    except ValueError as error:  # a variable of the environment is not there
+        raise PeerLost(f"{error}: start with torchrun --nproc-per-node=N, or unset WORLD_SIZE") from error
+    except RuntimeError as error:
         said = str(error).splitlines()[0][:200]
         raise PeerLost(f"the ranks did not come together within {timeout:g} s ({said})") from error
     return True

@@ -51,7 +51,7 @@ class Reader:
         size = torch.Size(shape).numel() * dtype.itemsize
         data = self._payload[self._at : self._at + size]
         self._at += pad(size)
-        return data.clone().view(dtype).view(*shape)  # a copy begins where any dtype may
+        return data.view(dtype).view(*shape)  # every payload and every part of it begins at a multiple of 8 bytes
 
 
 __all__ = ["Fields", "Reader", "columns", "pad", "raw", "shapes"]

@@ -50,20 +50,22 @@ class Ranks:
 
     # Collectives -------------------------------------------------------------------------------------------------
 
-    def swap(self, payload: Tensor, send: Sequence[int], receive: Sequence[int], what: str) -> list[Tensor]:
-        """All-to-all of bytes: ``send[r]`` of the payload's go to rank r, ``receive[r]`` come from it."""
-        out = torch.empty(sum(receive), dtype=torch.uint8, device=payload.device)
+    def swap(
+        self, payload: Tensor, send: Sequence[int], receive: Sequence[int], what: str, out: Tensor | None = None
+    ) -> list[Tensor]:
+        """All-to-all of bytes: ``send[r]`` of the payload's go to rank r, ``receive[r]`` come from it, into ``out``."""
+        out = torch.empty(sum(receive), dtype=torch.uint8, device=payload.device) if out is None else out
         options = dist.AllToAllOptions()
         options.timeout = timedelta(seconds=self.timeout)
         self._finish(lambda: self.group.alltoall_base(out, payload, list(receive), list(send), options), what)
         self._count(sum(send) - send[self.rank], sum(receive) - receive[self.rank])
         return list(out.split(list(receive)))
 
-    def gather(self, payload: Tensor, sizes: Sequence[int], what: str) -> list[Tensor]:
-        """Everybody's bytes, ``sizes[r]`` from rank r."""
+    def gather(self, payload: Tensor, sizes: Sequence[int], what: str, out: Tensor | None = None) -> list[Tensor]:
+        """Everybody's bytes, ``sizes[r]`` from rank r (into ``out``)."""
         if len(set(sizes)) > 1:  # gloo gathers equal sizes only
-            return self.swap(payload.repeat(self.size), [len(payload)] * self.size, sizes, what)
-        out = torch.empty(sum(sizes), dtype=torch.uint8, device=payload.device)
+            return self.swap(payload.repeat(self.size), [len(payload)] * self.size, sizes, what, out)
+        out = torch.empty(sum(sizes), dtype=torch.uint8, device=payload.device) if out is None else out
         options = c10d.AllgatherOptions()
         options.timeout = timedelta(seconds=self.timeout)
         self._finish(lambda: self.group._allgather_base(out, payload, options), what)
