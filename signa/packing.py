@@ -110,7 +110,8 @@ def _pack_by_torch(x: Tensor, test: tuple[Any, Any], out: Tensor, scratch: Tenso
     clear = scratch[: out.numel() * 8].view(len(out), -1)
     clear[:, x.shape[1] :] = True
     test[1](x, 0, out=clear[:, : x.shape[1]])
-    out.copy_(clear.view(torch.int64).mul(_GATHER).bitwise_right_shift_(56).bitwise_not_())
+    gathered = clear.view(-1).view(torch.int64).mul(_GATHER).bitwise_right_shift_(56)
+    out.copy_(gathered.bitwise_not_().view(out.shape))
 
 
 def pack_chunk(x: Tensor, out: Tensor) -> None:

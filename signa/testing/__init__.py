@@ -61,6 +61,14 @@ from .stage_laws import (
     _transposed,
 )
 from .tools import BANDS, SHAPES, Law, context, sample, threads
+from .wire_laws import (
+    _aggregator_pieces,
+    _aggregator_sums,
+    _aggregator_words,
+    _compressor_bytes,
+    _compressor_silence,
+    _compressor_travels,
+)
 
 __all__ = ["BANDS", "SHAPES", "check_component", "context", "laws", "sample", "threads"]
 
@@ -138,6 +146,9 @@ _LAWS: dict[type[Rule], dict[str, Law]] = {
         "contraction": _compressor_contracts,
         "bits": _compressor_bits,
         "is what its signal says": _compressor_signal,
+        "travels": _compressor_travels,
+        "silence": _compressor_silence,
+        "bytes": _compressor_bytes,
     },
     Aggregator: {
         "borrows": _aggregator_borrows,
@@ -150,6 +161,9 @@ _LAWS: dict[type[Rule], dict[str, Law]] = {
         "absent workers": _aggregator_absent,
         "all abstain": _aggregator_abstain,
         "is what its signal says": _aggregator_signal,
+        "pieces": _aggregator_pieces,
+        "words": _aggregator_words,
+        "sums": _aggregator_sums,
     },
     Feedback: {
         "borrows": _feedback_borrows,

@@ -43,9 +43,9 @@ def _count(lane: Lane, block: Block, planes: Tensor, active: Tensor, clock: Cloc
         pair = lane.aggregate.of_words(planes if everything else planes[voters][:, matrices], coins)
         if pair is None:
             return None
-        if everything:
-            return list(pair)
         sign[matrices], there[matrices] = pair
+    if rest := block.length % WORD:
+        there[:, -1] &= (1 << rest) - 1  # what lies behind the last entry is 0
     return [sign, there]
 
 

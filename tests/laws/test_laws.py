@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 import signa
 from signa.aggregators import MajorityVote, Mean, Median
 from signa.aggregators import aggregators as aggregator_registry
+from signa.codec import Block, Codec, Dense, Field, Signs, Ternary
 from signa.compressors import Compressor, Identity, ScaledSign, Sign, TopK
 from signa.compressors import compressors as compressor_registry
 from signa.feedback import EF14, EF21, Feedback, feedbacks
@@ -270,6 +272,135 @@ class WrongCompressor(Compressor):
 def test_a_wrong_compressor_is_caught(how: str, law: str) -> None:
     with pytest.raises(AssertionError, match=f"breaks the law '{law}'"):
         check_component(WrongCompressor(how=how), only=[law], shapes=[(9, 21)])
+
+
+@dataclass(frozen=True)
+class WrongCodec(Ternary):
+    """Two bits for a sign, and one thing wrong."""
+
+    how: str = ""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        if self.how == "short":
+            return super().fields[:1]
+        return (*super().fields, Field(9, 0, torch.int64)) if self.how == "padded" else super().fields
+
+    def silent(self, x: Tensor) -> Tensor:
+        return {"mute": x[:, 0] > 2, "shy": x[:, 0] < 0}.get(self.how, super().silent(x))
+
+    def pack(self, x: Tensor) -> list[Tensor]:
+        if self.how == "writes":
+            x.add_(0)
+        parts = super().pack(x - x[:1] if self.how == "together" else x)
+        return [*parts, parts[0][:, :1].repeat(1, 9)] if self.how == "padded" else parts
+
+    def unpack(self, parts: Any, start: int, stop: int) -> Tensor:
+        x = super().unpack(parts[:2], start, stop)
+        return {"minus": -(0 - x), "whole": x + x * (start > 0)}.get(self.how, x)
+
+    def nbytes(self, block: Block) -> int:
+        return super().nbytes(block) + (self.how == "counts")
+
+
+class Miscoded(Sign):
+    kind: str = "miscoded"
+    how: str
+
+    def codec(self, s: Signal, m: int, n: int, dtype: torch.dtype) -> Codec:
+        if self.how == "dense":
+            return Dense(m, n, dtype)
+        return Signs(m, n, dtype) if self.how == "zeros" else WrongCodec(m, n, dtype, self.how)
+
+
+@pytest.mark.parametrize(
+    ("how", "law"),
+    [
+        ("zeros", "travels"),
+        ("minus", "travels"),
+        ("whole", "travels"),
+        ("short", "travels"),
+        ("together", "travels"),
+        ("writes", "travels"),
+        ("counts", "travels"),
+        ("shy", "silence"),
+        ("mute", "silence"),
+        ("short", "bytes"),
+        ("padded", "bytes"),
+        ("dense", "bytes"),
+    ],
+)
+def test_a_wrong_codec_is_caught(how: str, law: str) -> None:
+    check_component(Miscoded(how="", zeros="keep"), only=["travels", "silence", "bytes"], shapes=[(9, 21)])
+    with pytest.raises(AssertionError, match=f"breaks the law '{law}'"):
+        check_component(Miscoded(how=how, zeros="keep"), only=[law], shapes=[(9, 21)])
+
+
+def test_a_message_that_its_alphabet_cannot_say_is_caught() -> None:
+    for law in ("travels", "bytes"):
+        with pytest.raises(AssertionError, match=f"breaks the law '{law}'"):
+            check_component(WrongCompressor(how="half" if law == "travels" else "free"), only=[law])
+
+
+class WrongMean(Mean):
+    kind: str = "wrong_mean"
+    how: str
+
+    def of_sum(self, total: Tensor, present: Tensor) -> Tensor:
+        return super().of_sum(total, present if self.how == "right" else torch.full_like(present, 4))
+
+    def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
+        return Mean()(messages, active, ctx)
+
+
+def test_a_wrong_sum_is_caught() -> None:
+    check_component(WrongMean(how="right"), only=["sums"], shapes=[(9, 21)])
+    with pytest.raises(AssertionError, match="breaks the law 'sums'"):
+        check_component(WrongMean(how="everyone"), only=["sums"], shapes=[(9, 21)])
+
+
+class WrongVote(MajorityVote):
+    kind: str = "wrong_vote"
+    how: str
+
+    def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
+        vote = super().__call__(messages, active, ctx)
+        match self.how:
+            case "first":
+                return vote * vote[..., :1, :1]
+            case "drifts":  # a tie takes the coin that stands first in its matrix
+                return torch.where(messages.sum(0) == 0, ctx.coins(vote)[..., :1, :1], vote)
+        return vote
+
+    def of_words(self, planes: Tensor, coins: Any) -> Any:
+        sign, there = super().of_words(planes, coins)
+        match self.how:
+            case "plus":
+                return super().of_words(planes, lambda: torch.full_like(sign, -1))
+            case "wraps" if len(planes) > 127:
+                return ~sign, there
+            case "never":
+                return sign, torch.zeros_like(there)
+            case "writes":
+                planes ^= 1
+        return sign, there
+
+
+@pytest.mark.parametrize(
+    ("how", "law"),
+    [
+        ("first", "pieces"),
+        ("drifts", "pieces"),
+        ("plus", "words"),
+        ("wraps", "words"),
+        ("never", "words"),
+        ("writes", "words"),
+    ],
+)
+def test_a_wrong_vote_is_caught(how: str, law: str) -> None:
+    check_component(WrongVote(how=""), only=["pieces", "words"], shapes=[(9, 21)])
+    with pytest.raises(AssertionError, match=f"breaks the law '{law}'"):
+        check_component(WrongVote(how=how), only=[law], shapes=[(9, 21)])
 
 
 class WrongAggregator(signa.Aggregator):
