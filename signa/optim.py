@@ -162,7 +162,6 @@ class SignA(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._engine.exact.refuse_inside("step()")
         try:
             self._step()
         except NonFinite:  # on every process, and nothing was written
@@ -176,6 +175,7 @@ class SignA(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> None:
+        self._engine.exact.refuse_inside("step()")
         unscale, infinite = self._amp()
         rows = [list(row) for row in self._rows.take()]
         self._check_gradients(rows)

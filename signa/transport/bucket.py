@@ -198,6 +198,7 @@ class WireBucket:
         payload = raw(x).to(self.home)
         out = torch.empty(self.lanes[lane].matrices, *shape, dtype=x.dtype, device=x.device)
         what = f"the exact model of bucket {self.number}"
+        self.ranks.largest(what)
         for rank, part in enumerate(self.ranks.gather(payload, sizes, what)):
             matrices = self._matrices(lane, rank)
             out[matrices] = part.view(x.dtype).view(len(matrices), *shape).to(x.device)

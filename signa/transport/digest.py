@@ -42,7 +42,10 @@ def compare(replicas: Mapping[str, Tensor], ranks: Ranks, step: int) -> None:
     what = f"step {step}, the comparison of replicas"
     came = ranks.gather(own.view(torch.uint8), [8 * len(names)] * ranks.size, what)
     table = torch.stack([part.view(torch.int64).cpu() for part in came])
-    apart = (table != table.mode(0).values).nonzero().tolist()
+    alike = (table[:, None] == table).sum(1)  # how many ranks have what this one has
+    first = torch.arange(ranks.size, 0, -1)[:, None]  # where as many have another value, the lower rank's counts
+    leader = (alike * (ranks.size + 1) + first).argmax(0, keepdim=True)
+    apart = (table != table.gather(0, leader)).nonzero().tolist()
     if not apart:
         return
     found: dict[str, list[int]] = {}

@@ -22,11 +22,13 @@ from .bucket import Talk, WireBucket
 from .costs import Choice, best, choices
 from .cut import by_parameter, evenly
 from .header import WIRE_VERSION
+from .launch import join, leave
 from .ranks import Ranks
 from .ring import RingBucket
 
 Exchange = Literal["auto", "alltoall", "allgather", "ring"]
 Server = Literal["auto", "replicated", "sharded"]
+_NOBODY = 1 << 30  # a number that no worker has
 
 
 class Group:
@@ -81,8 +83,8 @@ class Group:
 
     def _attach(self, process_group: Any, store: Any = None) -> None:
         group = process_group.get_group() if hasattr(process_group, "get_group") else process_group
-        self._opened = group is None and not dist.is_initialized()
-        group = _default_group() if group is None else group
+        self._opened = group is None and _join_default(self._timeout)
+        group = dist.group.WORLD if group is None else group
         self.ranks = Ranks(group, _store(group) if store is None else store, self._timeout)
         told = self.ranks.texts(str(self._workers_here), "signa.Group()")
         self.held = tuple(int(text) for text in told)
@@ -196,15 +198,19 @@ class Group:
         own = {key: getattr(self, key) for key in ("exchange", "server", "bucket_mb", "check_replicas_every")}
         own |= {"wire": WIRE_VERSION, "torch": torch.__version__.split("+")[0]}
         mine = {**{key: str(value) for key, value in own.items()}, **facts}
-        told = [json.loads(text) for text in self.ranks.texts(json.dumps(mine), "the start")]
+        self.require_same(mine, "the start")
+        self._facts.append(json.dumps(mine, sort_keys=True))
+        text = "\n".join([*self._facts, str(self.held)])
+        self._talk.layout = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+    def require_same(self, mine: Mapping[str, str], what: str) -> None:
+        """Refuse where ranks differ in any of these texts."""
+        told = [json.loads(text) for text in self.ranks.texts(json.dumps(mine), what)]
         differing = [key for key in mine if any(other.get(key) != told[0].get(key) for other in told)]
         if differing:
             lines = [_difference(key, [str(other.get(key)) for other in told]) for key in differing]
             remedy = "start every rank with the same code, spec, seed and model"
             raise self.ranks.meet(LayoutMismatch, f"ranks differ in {'; '.join(lines)}: {remedy}")
-        self._facts.append(json.dumps(mine, sort_keys=True))
-        text = "\n".join([*self._facts, str(self.held)])
-        self._talk.layout = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
     def _watch(self, module: DistributedDataParallel, inputs: Any) -> None:
         """DDP averages in the backward pass of a forward pass outside no_sync(), unless its hook does nothing."""
@@ -225,10 +231,11 @@ class Group:
             )
         if not ask:
             return verdict
-        own = json.dumps([verdict.infinite, verdict.culprit])
-        told = [json.loads(text) for text in self.ranks.texts(own, f"step {self.ranks.step}, the verdict")]
-        culprits = [tuple(culprit) for _, culprit in told if culprit is not None]
-        return Verdict(any(infinite for infinite, _ in told), culprits[0] if culprits else None)
+        worker, parameter = verdict.culprit or (_NOBODY, 0)
+        what = f"step {self.ranks.step}, the verdict"
+        infinite, first = self.ranks.largest(what, verdict.infinite, -(worker << 32 | parameter))
+        worker, parameter = divmod(-first, 1 << 32)
+        return Verdict(bool(infinite), None if worker == _NOBODY else (worker, parameter))
 
     def first(self, gradients: Sequence[Tensor]) -> None:
         """Advise where every rank has the same gradients: it has averaged them, or all train on the same data."""
@@ -300,7 +307,7 @@ class Group:
         """
         if self._opened and dist.is_initialized() and self.ranks.fault is None:
             self.ranks.texts("bye", "the end")  # nobody leaves while another still reads the store
-            dist.destroy_process_group()
+            leave()
             self._opened = False
 
     # Copies ------------------------------------------------------------------------------------------------------
@@ -322,20 +329,22 @@ class Group:
 
 def replicate(model: nn.Module, group: Group) -> None:
     """Give every rank the parameters and buffers of rank 0; collective. Call it before ``signa.build``."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    layout = "\n".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors)
+    group.require_same({"model": layout}, "signa.replicate()")
     digest.broadcast_model(model, group.ranks)
 
 
-def _default_group() -> Any:
+def _join_default(timeout: float) -> bool:
+    """Whether the default group had to be initialised."""
     if not dist.is_available():
         raise RuntimeError("this PyTorch was built without torch.distributed: use signa.Loopback(N)")
-    if not dist.is_initialized():
-        if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
-            raise RuntimeError(
-                "signa.Group() needs a process group: start the script with torchrun --nproc-per-node=N, or call "
-                "torch.distributed.init_process_group first; signa.Loopback(N) simulates N workers in one process"
-            )
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    return dist.group.WORLD
+    if not dist.is_initialized() and ("RANK" not in os.environ or "MASTER_ADDR" not in os.environ):
+        raise RuntimeError(
+            "signa.Group() needs a process group: start the script with torchrun --nproc-per-node=N, or call "
+            "torch.distributed.init_process_group first; signa.Loopback(N) simulates N workers in one process"
+        )
+    return join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout)
 
 
 def _store(group: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -20,6 +22,7 @@ FAULTS: dict[str, type[WireError]] = {
     cls.__name__: cls for cls in (PeerLost, CollectiveTimeout, LayoutMismatch, ReplicaDrift, CorruptMessage, WireError)
 }
 _LOOK = 0.25  # seconds between two looks at what other processes report, while waiting
+_ANSWER = 1.0  # seconds that the store may take
 _ROLL_CALL = 1.0  # seconds that survivors give each other to answer
 
 
@@ -35,6 +38,7 @@ class Ranks:
         self.rank: int = group.rank()
         self.size: int = group.size()
         self.fault: WireError | None = None
+        self._deaf = False
         # Several Ranks may share a group, one after the other or at once: each has its own place in the store.
         self._place = f"signa/{store.add(f'signa/made/{self.rank}', 1)}"
         self.step = 0
@@ -86,13 +90,36 @@ class Ranks:
         share = 2 * tensor.nbytes * (self.size - 1) // self.size
         self._count(share, share)
 
+    def largest(self, what: str, *values: int) -> list[int]:
+        """The largest of everybody's values (two at the most).
+
+        It stands in front of whatever is not part of every step, for gloo aborts the process where two ranks enter one
+        kind of collective with different sizes. This kind, an all-reduce of four numbers, begins nothing else.
+
+        Raises:
+            LayoutMismatch: somebody is in another one of these.
+        """
+        code = zlib.crc32(what.encode())
+        own = torch.tensor([code, -code, *map(int, values), *[0] * (2 - len(values))])
+        own = own.to(self.home(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+        options = dist.AllreduceOptions()
+        options.reduceOp, options.timeout = dist.ReduceOp.MAX, timedelta(seconds=self.timeout)
+        self._finish(lambda: self.group.allreduce([own], options), what)
+        high, low, *found = own.tolist()
+        if high != -low:
+            text = f"rank {self.rank} is in {what}, and another rank elsewhere: every rank must make the same calls"
+            raise self.meet(LayoutMismatch, text)
+        return found[: len(values)]
+
     def texts(self, text: str, what: str) -> list[str]:
         """Everybody's text."""
+        data = bytearray(text.encode())
+        (longest,) = self.largest(what, len(data))
+        data += bytes(max(longest, 1) - len(data))
         device = self.home(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        data = torch.frombuffer(bytearray(text.encode()) or bytearray(b" "), dtype=torch.uint8).to(device)
-        length = torch.tensor([len(data)], device=device)
-        sizes = [int(part.view(torch.int64)) for part in self.gather(length.view(torch.uint8), [8] * self.size, what)]
-        return [bytes(part.cpu().numpy()).decode() for part in self.gather(data, sizes, what)]
+        wire = torch.frombuffer(data, dtype=torch.uint8).to(device)
+        came = self.gather(wire, [len(data)] * self.size, what)
+        return [bytes(part.cpu().numpy()).rstrip(b"\0").decode() for part in came]
 
     def _count(self, sent: int, received: int) -> None:
         self.sent += sent
@@ -145,17 +172,29 @@ class Ranks:
         """
         facts = {"kind": kind.__name__, "rank": self.rank, "step": self.step, "text": text, "call": call}
         own = json.dumps(facts)
-        reported = own
-        with suppress(Exception):  # without a store (its host died) everybody reports for himself
-            reported = self.store.compare_set(f"{self._place}/fault", "", own).decode() or own
+        # Without a store (its host died) everybody reports for himself.
+        reported = self._ask(lambda: self.store.compare_set(f"{self._place}/fault", "", own).decode()) or own
         return self._adopt(reported, own=reported == own)
 
     def _reported(self) -> str:
-        try:
-            key = f"{self._place}/fault"
-            return self.store.get(key).decode() if self.store.check([key]) else ""
-        except Exception:
-            return ""
+        key = f"{self._place}/fault"
+        return self._ask(lambda: self.store.get(key).decode() if self.store.check([key]) else "") or ""
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """What the store answers; None where its host is dead, or hangs, for which a store would wait without end."""
+        if self._deaf:
+            return None
+        answers: list[Any] = []
+
+        def run() -> None:
+            with suppress(Exception):
+                answers.append(question())
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(_ANSWER)
+        self._deaf = thread.is_alive()
+        return answers[0] if answers else None
 
     def _adopt(self, reported: str, own: bool = False) -> WireError:
         fault = json.loads(reported)
@@ -170,17 +209,17 @@ class Ranks:
     def _missing(self) -> list[int]:
         """Who does not answer the survivors' roll call."""
         others = [rank for rank in range(self.size) if rank != self.rank]
-        with suppress(Exception):
-            self.store.set(f"{self._place}/alive/{self.rank}", "1")
-            end = time.monotonic() + min(_ROLL_CALL, self.timeout)
-            while True:
-                missing = [rank for rank in others if not self.store.check([f"{self._place}/alive/{rank}"])]
-                if len(missing) <= 1 or time.monotonic() > end:
-                    break
-                time.sleep(0.02)
-            time.sleep(0.1 if missing else 0)  # so that a survivor that is a little late still finds the store
-            return [rank for rank in missing if not self.store.check([f"{self._place}/alive/{rank}"])]
-        return []
+
+        def missing() -> list[int]:
+            return [rank for rank in others if not self.store.check([f"{self._place}/alive/{rank}"])]
+
+        self._ask(lambda: self.store.set(f"{self._place}/alive/{self.rank}", "1"))
+        end = time.monotonic() + min(_ROLL_CALL, self.timeout)
+        while len(self._ask(missing) or []) > 1 and time.monotonic() < end:
+            time.sleep(0.02)
+        if self._ask(missing):
+            time.sleep(0.1)  # so that a survivor that is a little late still finds the store
+        return self._ask(missing) or []
 
 
 __all__ = ["Ranks"]
