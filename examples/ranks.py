@@ -3,8 +3,8 @@
     torchrun --standalone --nproc-per-node=4 examples/ranks.py       # CPUs (gloo), or one GPU per rank (NCCL)
     torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 examples/ranks.py
 
-The result is that of ``Loopback(4)``, bit for bit. With a folder as argument it saves a checkpoint there at the end and
-goes on from it the next time.
+The result is that of ``Loopback(4)``, bit for bit. With a folder as argument it saves a checkpoint there every 20 steps
+and goes on from the newest one.
 """
 
 import os
@@ -25,9 +25,10 @@ def main() -> None:
         torch.cuda.set_device(device)
     group = signa.Group()  # joins torchrun's world
     patterns = torch.randn(CLASSES, 1, 12, 12, generator=torch.Generator().manual_seed(0)).to(device)
-    mine = torch.Generator().manual_seed(1 + group.rank)  # every rank draws its own data
+    mine = torch.Generator()
 
-    def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(count: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mine.manual_seed(group.size * step + group.rank)  # every rank its own data, the same after a resume
         labels = torch.randint(CLASSES, (count,), generator=mine).to(device)
         return patterns[labels] + 2 * torch.randn(count, 1, 12, 12, generator=mine).to(device), labels
 
@@ -44,19 +45,19 @@ def main() -> None:
         print(group)  # which exchange every bucket takes, and why
 
     for step in range(opt.steps, STEPS):
-        images, labels = batch(32)
+        images, labels = batch(32, step)
         nn.functional.cross_entropy(model(images), labels).backward()
         opt.step()
         opt.zero_grad()
         schedule.step()
+        if folder and step % 20 == 19:
+            signa.save_checkpoint(folder, model, opt, schedule=schedule, keep=2)
         if step % 20 == 19 and group.rank == 0:
-            images, labels = batch(1000)
+            images, labels = batch(1000, STEPS + step)
             with torch.no_grad():
                 right = (model(images).argmax(1) == labels).float().mean()
             print(f"step {step + 1:3}: {right:.1%} of 1000 fresh images right")
 
-    if folder:
-        signa.save_checkpoint(folder, model, opt, schedule=schedule, keep=2)
     if group.rank == 0:
         sent = 8 * group.traffic[0] / STEPS / sum(p.numel() for p in model.parameters())
         print(f"sent {sent:.2f} bits per parameter and step; the dense parameters and headers are most of it")

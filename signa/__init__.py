@@ -12,6 +12,7 @@ if _typing.TYPE_CHECKING:
     from . import aggregators, compressors, presets, stages
     from .aggregators import Aggregator
     from .channel import Channel
+    from .checkpoints import load_checkpoint, save_checkpoint
     from .compressors import Compressor
     from .errors import Advice, Fault, SignaError, SpecError
     from .feedback import Feedback, feedbacks
@@ -29,6 +30,7 @@ if _typing.TYPE_CHECKING:
 _HOMES = {
     "aggregators": ("Aggregator",),
     "channel": ("Channel",),
+    "checkpoints": ("load_checkpoint", "save_checkpoint"),
     "compressors": ("Compressor",),
     "errors": ("Advice", "Fault", "SignaError", "SpecError"),
     "feedback": ("Feedback", "feedbacks"),
@@ -88,9 +90,11 @@ __all__ = [
     "compressors",
     "feedbacks",
     "lmos",
+    "load_checkpoint",
     "method",
     "presets",
     "replicate",
+    "save_checkpoint",
     "scalings",
     "schema",
     "stages",

@@ -42,6 +42,13 @@ class Feedback(Rule):
     def decode(self, a: Tensor, state: State) -> Tensor:
         """The signal for the aggregated message a."""
 
+    def rejoin(self, senders: State) -> State:
+        """The receiver's state that goes with these of all N senders, (N, ..., m, n), where their number changed.
+
+        What is not named keeps its value.
+        """
+        return {}
+
     @abstractmethod
     def signal(self, sent: Signal, received: Signal) -> Signal:
         """What the receiver delivers, from what the sender meant and what the aggregate looks like."""
@@ -145,6 +152,14 @@ class EF21(Feedback):
     def decode(self, a: Tensor, state: State) -> Tensor:
         """H."""
         return state["H"].add_(a).clone()
+
+    def rejoin(self, senders: State) -> State:
+        """``H = mean_j h_j``, added in worker order."""
+        first, *others = senders["h"]
+        total = first.clone()
+        for h in others:
+            total.add_(h)
+        return {"H": total / len(senders["h"])}
 
     def signal(self, sent: Signal, received: Signal) -> Signal:
         """The target's own Signal."""

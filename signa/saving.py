@@ -18,8 +18,8 @@ FORMAT = 1
 _KEEP = ("params", "signa_names")
 
 
-def export_state(opt: SignA) -> dict[str, Any]:
-    """Header, per-parameter tensors (cloned: a view would drag its whole stack along), and the groups' scalars."""
+def export_header(opt: SignA) -> dict[str, Any]:
+    """What wrote a state, and where it stands."""
     from . import __version__
 
     orthogonalisers = {
@@ -29,7 +29,7 @@ def export_state(opt: SignA) -> dict[str, Any]:
         for _, stage in group.method.stages(part)
         if stage.kind == "spectral"
     }
-    header = {
+    return {
         "format": FORMAT,
         "version": __version__,
         "spec": json.loads(opt.spec.canonical()),
@@ -39,16 +39,42 @@ def export_state(opt: SignA) -> dict[str, Any]:
         "step": opt.steps,
         "workers": opt.transport.workers,
     }
-    state = {
-        route.named.name: {address: view.clone() for address, view in opt.state[route.named.parameter].items()}
-        for route in opt.routing
-    }
-    groups = [
+
+
+def export_groups(opt: SignA) -> list[dict[str, Any]]:
+    """The groups' scalars and the names of their parameters."""
+    return [
         {key: _plain(value) for key, value in group.items() if key not in _KEEP}
         | {"params": list(group["signa_names"])}
         for group in opt.param_groups
     ]
-    return {"signa": header, "state": state, "param_groups": groups}
+
+
+def export_layout(opt: SignA) -> dict[str, str]:
+    """What the parameters are like, by name: ``(6, 8) float32``."""
+    return {
+        name: f"{tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}"
+        for name, p in ((route.named.name, route.named.parameter) for route in opt.routing)
+    }
+
+
+def export_views(opt: SignA, *owners: str) -> dict[str, dict[str, Tensor]]:
+    """State by name and address, not copied: what belongs to these of ``worker``, ``server``, ``replica``."""
+    return {
+        route.named.name: {
+            address: view
+            for address, view in opt.state[route.named.parameter].items()
+            if address.partition(".")[0] in owners
+        }
+        for route in opt.routing
+    }
+
+
+def export_state(opt: SignA) -> dict[str, Any]:
+    """Header, per-parameter tensors (cloned: a view would drag its whole stack along), and the groups' scalars."""
+    views = export_views(opt, "worker", "server", "replica")
+    state = {name: {address: view.clone() for address, view in own.items()} for name, own in views.items()}
+    return {"signa": export_header(opt), "state": state, "param_groups": export_groups(opt)}
 
 
 def _plain(value: Any) -> Any:
@@ -57,11 +83,7 @@ def _plain(value: Any) -> Any:
 
 def import_state(opt: SignA, data: Mapping[str, Any]) -> None:
     """Check everything, then write everything."""
-    try:
-        problems = list(_differences(opt, data))
-    except (KeyError, TypeError, AttributeError) as error:
-        problems = [f"it is damaged ({type(error).__name__}: {error})"]
-    if problems:
+    if problems := differences(opt, data):
         raise StateError("this state does not fit the optimizer:\n  " + "\n  ".join(problems))
     header = data["signa"]
     opt.steps, opt.seed = header["step"], header["seed"]
@@ -70,6 +92,14 @@ def import_state(opt: SignA, data: Mapping[str, Any]) -> None:
             view.copy_(data["state"][route.named.name][address])
     for group, saved in zip(opt.param_groups, data["param_groups"], strict=True):
         group.update({key: value for key, value in saved.items() if key not in _KEEP})
+
+
+def differences(opt: SignA, data: Mapping[str, Any]) -> list[str]:
+    """All that keeps a state from being loaded."""
+    try:
+        return list(_differences(opt, data))
+    except (KeyError, TypeError, AttributeError) as error:
+        return [f"it is damaged ({type(error).__name__}: {error})"]
 
 
 def _differences(opt: SignA, data: Mapping[str, Any]) -> list[str]:
@@ -84,7 +114,7 @@ def _differences(opt: SignA, data: Mapping[str, Any]) -> list[str]:
     found = [f"{key}: {header[key]!r} is no integer" for key in ("step", "seed") if not isinstance(header[key], int)]
     if header["workers"] != opt.transport.workers:
         found.append(f"workers: {header['workers']} there, {opt.transport.workers} here")
-    found += _spec_differences(header["spec"]["groups"], json.loads(opt.spec.canonical())["groups"], "groups")
+    found += spec_differences(opt, header["spec"])
     saved, own = data["state"], {route.named.name: route.named.parameter for route in opt.routing}
     for name in sorted(set(saved) - set(own)):
         found.append(f"'{name}' is there and not here: {closest(name, list(own))}")
@@ -108,6 +138,11 @@ def _differences(opt: SignA, data: Mapping[str, Any]) -> list[str]:
 _FREE = ("lr", "weight_decay", "name", "match", "module", "ndim", "tied", "optional")
 
 
+def spec_differences(opt: SignA, spec: Mapping[str, Any]) -> list[str]:
+    """What makes the trajectory of a spec (its canonical data) another one than this optimizer's."""
+    return _spec_differences(spec["groups"], json.loads(opt.spec.canonical())["groups"], "groups")
+
+
 def _spec_differences(there: Any, here: Any, address: str) -> list[str]:
     """Addresses of everything that makes another trajectory: the methods, scalings and layouts."""
     if isinstance(there, dict) and isinstance(here, dict):
@@ -120,4 +155,14 @@ def _spec_differences(there: Any, here: Any, address: str) -> list[str]:
     return [] if there == here else [f"{address}: {there!r} there, {here!r} here"]
 
 
-__all__ = ["FORMAT", "export_state", "import_state"]
+__all__ = [
+    "FORMAT",
+    "differences",
+    "export_groups",
+    "export_header",
+    "export_layout",
+    "export_state",
+    "export_views",
+    "import_state",
+    "spec_differences",
+]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,7 +184,39 @@ def formulas() -> str:
     return "\n".join(entries).rstrip()
 
 
-TABLES = [("README.md", summary), ("docs/the-path.md", sentences), ("docs/the-path.md", formulas)]
+def results(name: str) -> dict[str, Any]:
+    """What a benchmark wrote."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def wire() -> str:
+    """Bits per parameter, worker and step at each rank's network interface."""
+    runs = results("wire")["runs"]
+    worlds = sorted({run["ranks"] for run in runs})
+    found = {(run["case"], run["ranks"]): run for run in runs}
+    head = " | ".join(f"{kind}, N = {n}" for n in worlds for kind in ("payload", "at the interface"))
+    rows = [f"| method | {head} |", f"|---|{'--:|' * 2 * len(worlds)}"]
+    for case in dict.fromkeys(run["case"] for run in runs):
+        numbers = [f"{found[case, n][kind]:.3f}" for n in worlds for kind in ("payload_bits", "interface_bits")]
+        rows.append(f"| {case} | {' | '.join(numbers)} |")
+    return "\n".join(rows)
+
+
+def packing() -> str:
+    """Milliseconds, and the ratio that counts."""
+    run = results("packing")
+    ratio = f"{run['ratio_to_clone_and_add']:.2f}"
+    rows = ["| pass | ms |", "|---|--:|", *(f"| {name} | {ms:.0f} |" for name, ms in run["milliseconds"].items())]
+    return "\n".join([*rows, f"| (pack + vote + unpack and apply) / (clone and add) | **{ratio}** |"])
+
+
+TABLES = [
+    ("README.md", summary),
+    ("docs/the-path.md", sentences),
+    ("docs/the-path.md", formulas),
+    ("docs/distributed.md", wire),
+    ("docs/distributed.md", packing),
+]
 
 
 @pytest.mark.parametrize(("page", "table"), TABLES, ids=lambda item: getattr(item, "__name__", item))
@@ -209,6 +243,20 @@ def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert after < before / 5
     else:
         assert float(re.findall(r"step  60: ([\d.]+)%", printed)[0]) > 90
+
+
+def test_the_ranks_example_runs_and_goes_on(tmp_path: Path) -> None:
+    """torchrun, two ranks: to the end, and once more from the checkpoint that it left."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(ROOT / "examples" / "ranks.py"), str(tmp_path / "checkpoints")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    first, second = (
+        subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True).stdout
+        for _ in range(2)
+    )
+    assert float(re.findall(r"step  60: ([\d.]+)%", first)[0]) > 90
+    assert "bucket 0: 26,384 entries, signs -> signs -> signs, majority_vote" in first
+    assert "step" not in second.split("sent")[0]  # nothing was left to do
 
 
 def test_the_plugin_obeys_the_laws() -> None:

@@ -1,0 +1,56 @@
+"""Who gets which worker's state, and what receivers make of it where the number of workers changed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..aggregators import in_order
+from ..optim import SignA
+from ..routing import Route
+from ..stack import Stack
+from .archive import Archive
+
+Policy = Literal["mean", "reset", "remap"]
+
+
+def worker_state(archive: Archive, opt: SignA, route: Route, policy: Policy) -> dict[str, Tensor]:
+    """The rows (k, ...) of this process' workers for a parameter; with another N also what receivers made of them.
+
+    ``policy`` counts only where N differs: the mean of all, worker j mod N's, or the initial state (``reset``).
+    """
+    views, local, there = opt.state[route.named.parameter], opt.transport.local, archive.workers
+    addresses = [address for address in views if address.startswith("worker.")]
+    if there == opt.transport.workers:
+        return {a: torch.stack([archive.row(j, route.named.name, a) for j in local]) for a in addresses}
+    feedback = opt.spec.groups[route.group].method.up.feedback
+    receives = any(address.startswith("server.up.") for address in views)
+    workers = range(opt.transport.workers) if receives else local
+    # A stack of this one parameter knows every state's initial value, and its form as rows of matrices.
+    stack = Stack(opt.spec.groups[route.group], [route], workers)
+    stack.own(range(stack.per) if receives else ())
+    fresh = stack.views(0)
+    for address in addresses if policy != "reset" else ():
+        if policy == "mean":
+            rows = torch.stack([archive.row(j, route.named.name, address) for j in range(there)])
+            fresh[address].copy_(in_order(rows) / there)
+            continue
+        for place, worker in enumerate(workers):
+            fresh[address][place].copy_(archive.row(worker % there, route.named.name, address))
+    own = slice(local.start - workers.start, local.stop - workers.start)
+    found = {address: fresh[address][own] for address in addresses}
+    if receives:
+        senders = {
+            address.removeprefix("worker.up."): stack.state[address].unflatten(0, (len(workers), stack.per))
+            for address in addresses
+            if address.startswith("worker.up.")
+        }
+        for name, value in feedback.rejoin(senders).items():
+            stack.state[f"server.up.{name}"].copy_(value)
+            found[f"server.up.{name}"] = fresh[f"server.up.{name}"]
+    return found
+
+
+__all__ = ["Policy", "worker_state"]
