@@ -1,6 +1,6 @@
 """Set up SignA in this checkout and run it, with nothing but Python 3.10 or newer.
 
-    python3 run.py train [args...]   a training run:  python -m signa train args...
+    python3 run.py train [args...]   a training run:  python -m signa train args...; on several GPUs by torchrun
     python3 run.py test              everything CI checks: ruff, mypy, then the quick tests
     python3 run.py test args...      pytest alone, with these arguments
     python3 run.py lint              ruff and mypy alone (what pre-commit runs)
@@ -157,11 +157,44 @@ def must(*command: object) -> None:
 
 
 def train(python: str, args: list[str], env: dict[str, str]) -> int:
-    """`python -m signa train`, in place of this process where the system can, so that signals reach it."""
+    """`python -m signa train`, in place of this process where the system can, so that signals reach it.
+
+    Where PyTorch sees several GPUs, torchrun starts one process for each.
+    """
     command = [python, "-m", "signa", "train", *args]
+    count = 1 if one_process(args, env) else gpus(python, env)
+    if count > 1:
+        say(f"{count} GPUs: torchrun starts {count} processes (--device cuda:0 for one)")
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
+        command = [python, "-m", *launcher, *command[2:]]
+        # Without the first, restarts with gloo failed 7 times of 8 (PyTorch 2.13); the second is torchrun's default.
+        env = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", **env}
     if os.name == "posix":
         os.execve(python, command, env)
     return subprocess.call(command, env=env)
+
+
+def one_process(args: list[str], env: dict[str, str]) -> bool:
+    """Whether one process is enough, or all that is wanted: one device, help, or a launcher of the user's own."""
+    devices = re.findall(r"^(?:--device[=\n]|train\.device=|--set=train\.device=)(\S*)", "\n".join(args), re.M)
+    chosen = devices and devices[-1] not in ("auto", "cuda")
+    return bool(chosen or "WORLD_SIZE" in env or {"-h", "--help"} & set(args))
+
+
+def gpus(python: str, env: dict[str, str]) -> int:
+    """How many GPUs PyTorch sees. To ask takes seconds, so it is asked only where the driver's tool lists several."""
+    if output("nvidia-smi", "-L", env=env).count("GPU ") < 2:
+        return 1
+    count = output(python, "-c", "import torch; print(torch.cuda.device_count())", env=env).strip()
+    return int(count) if count.isdigit() else 1
+
+
+def output(*command: str, env: dict[str, str]) -> str:
+    """What a command prints; nothing where there is no such command."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, env=env).stdout
+    except OSError:
+        return ""
 
 
 def lint(python: str, args: list[str], env: dict[str, str]) -> int:

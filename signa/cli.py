@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import time
+import traceback
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict, cast, get_args
 
 import typer
 
 from . import commands
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from .lab.runner import Reporter, Result
+    from .lab.report import Reporter
 
 __all__ = ["app", "main", "train"]
+
+WorldChange = Literal["error", "mean", "reset", "remap"]  # of signa.checkpoints, which would load torch
 
 app = typer.Typer(
     name="signa", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -41,63 +44,148 @@ def train(
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="ADDRESS=VALUE", help="Override one entry: groups.1.lr=0.05.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Simulated workers (train.workers).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers, spread over the ranks (train.workers).")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps (train.steps).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of model, batches and coins (train.seed).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (train.device).")] = None,
-    out: Annotated[Path, typer.Option(help="The directory that holds the run folders.")] = Path("runs"),
+    out: Annotated[Path | None, typer.Option(help="The directory of run folders.", show_default="runs")] = None,
     name: Annotated[str, typer.Option(help="The run folder's name.", show_default="the spec's name")] = "",
     plugin: Annotated[list[Path] | None, typer.Option(help="A Python file of components; may be repeated.")] = None,
     compare: Annotated[
         str, typer.Option(metavar="NAMES", help="Run several methods: signmuon,muon,signsgd=0.01 (=learning rate).")
     ] = "",
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_FOLDER", help="Go on with a stopped run from its last checkpoint.")
+    ] = None,
+    on_world_change: Annotated[
+        str, typer.Option(help="With --resume and another number of workers: error, mean, reset or remap their state.")
+    ] = "error",
 ) -> None:
-    """Train a model: without arguments a character GPT by SignMuon, with five simulated workers voting."""
+    """Train a model: without arguments a character GPT by SignMuon, with five workers voting.
+
+    In one process the workers are simulated; under torchrun --nproc-per-node=N they live on N ranks, with equal bits.
+    """
     flags = {"workers": workers, "steps": steps, "seed": seed, "device": device}
-    changes = dict(_assignment(text) for text in assign or [])
-    changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
-    plugins = tuple(plugin or ())
+    fixed = {"SPEC": spec, "--set": assign, "--steps": steps, "--seed": seed, "--out": out, "--name": name}
+    wrong = [word for word, value in {**fixed, "--compare": compare}.items() if value not in (None, "", [])]
+    if on_world_change not in (known := get_args(WorldChange)):
+        raise typer.BadParameter(f"'{on_world_change}' is none of {', '.join(known)}", param_hint="--on-world-change")
+    if resume is None and on_world_change != "error":
+        raise typer.BadParameter("it says how to resume: give --resume RUN_FOLDER", param_hint="--on-world-change")
+    if resume is not None and wrong:
+        raise typer.BadParameter(
+            f"does not go with {wrong[0]}, because the run's spec.yaml says what it is: leave {wrong[0]} out, "
+            "or start another run with that spec.yaml",
+            param_hint="--resume",
+        )
     # Read when torch is loaded: how long an idle thread of libgomp spins. On two cores a step of the default takes
     # 0.25 s (0.5 s if threads sleep at once), and 0.6 s beside two other busy processes (5 s at the usual spin count).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-    from .lab import compare as lab_compare
-    from .lab import runner
-    from .lab.settings import load_experiment
+    from .lab import runner, terminal
 
-    source = spec or _default_experiment(device)
-    loaded = load_experiment(source, plugins=plugins, changes=changes)
-    name = name or _stem(str(source)) + ("-compare" if compare else "")
-    command = ["signa", *sys.argv[1:]]
-    report, started = _reporter(), time.monotonic()
-    if compare:
-        methods = [word.strip() for word in compare.split(",") if word.strip()]
-        lab_compare.refuse_changes(loaded, changes)
-        folder, results = lab_compare.compare(
-            loaded, methods, name=name, out=out, plugins=plugins, report=report, command=command
+    started = time.monotonic()
+    common: Common = {
+        "plugins": tuple(plugin or ()), "report": terminal.reporter(leads()), "command": ["signa", *sys.argv[1:]]
+    }  # fmt: skip
+    if resume is not None:
+        result = runner.resume(
+            resume, workers=workers, device=device, on_world_change=cast(WorldChange, on_world_change), **common
         )  # fmt: skip
-        print("\n" + lab_compare.table(results))
+        folder, text = result.folder, terminal.closing(result)
     else:
-        result = runner.train(loaded, name=name, out=out, plugins=plugins, report=report, command=command)
-        folder = result.folder
-        print(_closing(result))
-    print(f"\n{folder} holds the spec, the metrics and the plot; {time.monotonic() - started:.0f} s in all")
+        changes = dict(_assignment(text) for text in assign or [])
+        changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
+        folder, text = _trained(
+            spec or _default_experiment(device), changes, compare, name, out or Path("runs"), common
+        )
+    if leads():
+        print(text)
+        print(f"\n{folder} holds the spec, the metrics and the plot; {time.monotonic() - started:.0f} s in all")
+
+
+class Common(TypedDict):
+    """What every run is given."""
+
+    plugins: tuple[Path, ...]
+    report: Reporter
+    command: list[str]
+
+
+def _trained(
+    source: str | Path, changes: dict[str, Any], compare: str, name: str, out: Path, common: Common
+) -> tuple[Path, str]:
+    """A new run, or several: the folder, and what is said in the end."""
+    from .lab import compare as lab_compare
+    from .lab import runner, terminal
+    from .lab.settings import load_experiment, read_settings
+
+    loaded = load_experiment(source, plugins=common["plugins"], changes=changes)
+    default = isinstance(source, Path) and "train.workers" not in changes
+    if default and read_settings(loaded.train).workers < ranks():
+        common["report"].say(f"{ranks()} workers and not the default's number, so that every rank has one")
+        loaded = loaded.replace({"train.workers": ranks()})
+    name = name or _stem(str(source)) + ("-compare" if compare else "")
+    if not compare:
+        result = runner.train(loaded, name=name, out=out, **common)
+        return result.folder, terminal.closing(result)
+    methods = [word.strip() for word in compare.split(",") if word.strip()]
+    lab_compare.refuse_changes(loaded, changes)
+    folder, results = lab_compare.compare(loaded, methods, name=name, out=out, **common)
+    return folder, "\n" + lab_compare.table(results)
 
 
 def main() -> None:
-    """Run the command line. A refusal goes to stderr and exits with 2, a failed run with 1, an interrupt with 130."""
+    """Run the command line. A refusal goes to stderr and exits with 2, a failed run with 1, an interrupt with 130.
+
+    On several ranks each says in one line what happened, and ends at once: what PyTorch does at the end of a process
+    can wait for a message that never comes.
+    """
+    if not leads():
+        from .errors import Advice
+
+        warnings.simplefilter("ignore", Advice)  # rank 0 gives it
+    if ranks() > 1 and hasattr(signal, "alarm"):
+        # torchrun ends the others as soon as one rank has died: two seconds let each say why
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(2))
     try:
         app()
     except KeyboardInterrupt:
-        print("interrupted; what was measured stays in the run folder", file=sys.stderr)
-        sys.exit(130)
+        if leads():
+            print("interrupted; what was measured stays in the run folder", file=sys.stderr)
+        _leave(130)
     except Exception as error:
         from .errors import SignaError, SpecError
 
         if not isinstance(error, SignaError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, SpecError) else 1)
+            if ranks() == 1:
+                raise
+            traceback.print_exc()
+            _leave(1)
+        text = f"error: {error}"
+        if ranks() > 1:
+            text = f"rank {os.environ.get('RANK')}: " + "; ".join(line.strip() for line in text.splitlines())
+        print(f"{text}\n", end="", file=sys.stderr)  # in one piece: other ranks write as well
+        _leave(2 if isinstance(error, SpecError) else 1)
+
+
+def ranks() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return max(1, int(size)) if (size := os.environ.get("WORLD_SIZE", "")).isdecimal() else 1
+
+
+def leads() -> bool:
+    """Whether this process prints."""
+    return ranks() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def _leave(code: int) -> NoReturn:
+    if ranks() == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(1.0)  # the others hear of a fault within a quarter of a second, and torchrun ends them at our exit
+    os._exit(code)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -121,86 +209,3 @@ def _default_experiment(device: str | None) -> Path:
 def _stem(source: str) -> str:
     """A run name from a file's or a preset's name."""
     return re.sub(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", "-", Path(source).stem).strip("-._")[:80] or "run"
-
-
-def _closing(result: Result) -> str:
-    """What a finished run says."""
-    return "\n".join(
-        [
-            "",
-            f"validation loss     {result.val_loss:.4f} nats per prediction, over the whole validation set",
-            f"bits per parameter  {result.bits_up:.2f} up, {result.bits_down:.2f} down; float32 takes 32 and 32: "
-            f"{result.round_trip:.1f} times less, round trip",
-            f"seconds per step    {result.seconds_per_step:.3f} ({result.steps} steps, {result.workers} workers, "
-            f"{result.parameters:,} parameters, {result.tokens:,} training tokens)",
-            "",
-            *(f"  | {line}" for line in result.sample.splitlines()),
-        ]
-    )
-
-
-def _reporter() -> Reporter:
-    """A live line on a terminal where rich is installed, sparse plain lines elsewhere."""
-    try:
-        from rich.console import Console
-    except ImportError:
-        return _Lines()
-    console = Console()
-    return _Live(console) if console.is_terminal else _Lines()
-
-
-class _Live:
-    """One line that moves: step, losses, time left."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.seen = {"train": "", "val": ""}
-
-    def start(self, name: str, steps: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        left = TimeRemainingColumn(elapsed_when_finished=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            left,
-            TextColumn("{task.fields[losses]}"),
-        )
-        self.seen = {"train": "", "val": ""}
-        self.bar = Progress(*columns, console=self.console)
-        self.bar.start()
-        self.task = self.bar.add_task(name, total=steps, losses="")
-
-    def progress(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
-        for key, value in (("train", train_loss), ("val", val_loss)):
-            self.seen[key] = f"{key} {value:.3f}" if value is not None else self.seen[key]
-        self.bar.update(self.task, completed=step, losses="  ".join(filter(None, self.seen.values())))
-
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False)
-
-    def stop(self) -> None:
-        self.bar.stop()
-
-
-class _Lines:
-    """A line at each evaluation, for logs and pipes."""
-
-    def start(self, name: str, steps: int) -> None:
-        self.name, self.steps, self.loss, self.begun = name, steps, "", time.monotonic()
-        print(f"{name}: {steps} steps", flush=True)
-
-    def progress(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
-        self.loss = f"train {train_loss:.4f}  " if train_loss is not None else self.loss
-        if val_loss is not None:
-            left = (time.monotonic() - self.begun) / step * (self.steps - step)
-            print(
-                f"{self.name}: step {step}/{self.steps}  {self.loss}val {val_loss:.4f}  {left:.0f} s left", flush=True
-            )
-
-    def say(self, line: str) -> None:
-        print(line, flush=True)
-
-    def stop(self) -> None:
-        return

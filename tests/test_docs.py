@@ -192,11 +192,11 @@ def results(name: str) -> dict[str, Any]:
 def wire() -> str:
     """Bits per parameter, worker and step at each rank's network interface."""
     runs = results("wire")["runs"]
-    worlds = sorted({run["ranks"] for run in runs})
-    found = {(run["case"], run["ranks"]): run for run in runs}
+    worlds = sorted({one["ranks"] for one in runs})
+    found = {(one["case"], one["ranks"]): one for one in runs}
     head = " | ".join(f"{kind}, N = {n}" for n in worlds for kind in ("payload", "at the interface"))
     rows = [f"| method | {head} |", f"|---|{'--:|' * 2 * len(worlds)}"]
-    for case in dict.fromkeys(run["case"] for run in runs):
+    for case in dict.fromkeys(one["case"] for one in runs):
         numbers = [f"{found[case, n][kind]:.3f}" for n in worlds for kind in ("payload_bits", "interface_bits")]
         rows.append(f"| {case} | {' | '.join(numbers)} |")
     return "\n".join(rows)
@@ -204,8 +204,8 @@ def wire() -> str:
 
 def packing() -> str:
     """Milliseconds, and the ratio that counts."""
-    run = results("packing")
-    ratio = f"{run['ratio_to_clone_and_add']:.2f}"
+    found = results("packing")
+    ratio = f"{found['ratio_to_clone_and_add']:.2f}"
     rows = ["| pass | ms |", "|---|--:|", *(f"| {name} | {ms:.0f} |" for name, ms in run["milliseconds"].items())]
     return "\n".join([*rows, f"| (pack + vote + unpack and apply) / (clone and add) | **{ratio}** |"])
 

@@ -218,3 +218,54 @@ def test_ci_runs_the_readme_command():
 
 def test_pre_commit_runs_what_run_py_lints():
     assert "entry: python3 run.py lint" in (ROOT / ".pre-commit-config.yaml").read_text()
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", "signa", "train"]
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "count", "launched"),
+    [
+        (["spec.yaml", "--steps", "3"], {}, 4, True),
+        (["--device", "cuda"], {}, 4, True),
+        (["--device=auto"], {}, 4, True),
+        (["--set", "train.task.width=64"], {}, 4, True),
+        ([], {}, 1, False),
+        ([], {}, 0, False),
+        (["--device", "cpu"], {}, 4, False),
+        (["--device=cuda:1"], {}, 4, False),
+        (["--set", "train.device=cpu"], {}, 4, False),
+        (["--set=train.device=mps"], {}, 4, False),
+        (["--help"], {}, 4, False),
+        ([], {"WORLD_SIZE": "1"}, 4, False),
+    ],
+)
+def test_several_gpus_are_used_by_torchrun(monkeypatch, calls, args, env, count, launched):
+    monkeypatch.setattr(run, "gpus", lambda python, env: count)
+    with contextlib.suppress(SystemExit):
+        run.train("python", args, env)
+    [(command, kwargs)] = calls
+    assert command == ["python", *(TORCHRUN if launched else ["-m", "signa", "train"]), *args]
+    rendezvous = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+    assert kwargs["env"] == {**(rendezvous if launched else {}), **env}
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch", "count"),
+    [("", "8", 1), ("GPU 0: A\n", "8", 1), ("GPU 0: A\nGPU 1: A\n", "2\n", 2), ("GPU 0: A\nGPU 1: A\n", "", 1)],
+)
+def test_pytorch_is_asked_only_where_the_driver_lists_several_gpus(monkeypatch, driver, torch, count):
+    asked = []
+
+    def output(*command, env):
+        asked.append(command[0])
+        return driver if command[0] == "nvidia-smi" else torch
+
+    monkeypatch.setattr(run, "output", output)
+    assert run.gpus("python", {}) == count
+    assert asked == ["nvidia-smi"] + ["python"] * (driver.count("GPU") > 1)
+
+
+def test_a_command_that_is_not_there_prints_nothing():
+    assert run.output("no-such-command-as-this", env={}) == ""
+    assert run.output(sys.executable, "-c", "print(2)", env=dict(os.environ)).strip() == "2"

@@ -11,8 +11,8 @@ from ..spec import Spec
 from . import plots
 from .records import RunFolder
 from .refusal import refusal
-from .runner import Diverged, Reporter, Result, train
-from .settings import read_settings
+from .runner import Diverged, Reporter, Result, new_folder, resolve, train
+from .world import together
 
 __all__ = ["compare", "matrix_group", "refuse_changes", "table", "with_method"]
 
@@ -36,20 +36,24 @@ def compare(
     """
     if not methods:
         raise refusal("--compare names no method", instead="write --compare signmuon,muon")
-    rates = read_settings(spec.train).compare
-    named = [_parse(word, rates) for word in methods]
+    spec, settings = resolve(spec)
+    named = [_parse(word, settings.compare) for word in methods]
     arms = [(label, with_method(spec, label, lr)) for label, lr in named]
     results = []
-    with RunFolder(out, name, metrics=False) as folder:
-        for label, arm in arms:
-            try:
-                results.append(train(arm, name=label, out=folder.path, plugins=plugins, report=report, command=command))
-            except Diverged as error:
-                report.say(f"{label}: {error}")
-        folder.text("compare.md", table(results) + "\n")
-    note = plots.draw({r.name: r.records for r in results}, folder.path / "loss", title=name)
-    if note:
-        report.say(note)
+    with together(settings, f"{spec.dump()}{named}") as world:
+        with new_folder(world, lambda: RunFolder(out, name, metrics=False)) as folder:
+            for label, arm in arms:
+                try:
+                    results.append(
+                        train(arm, name=label, out=folder.path, plugins=plugins, report=report, command=command)
+                    )
+                except Diverged as error:
+                    report.say(f"{label}: {error}")
+            folder.text("compare.md", table(results) + "\n")
+        if world.leads:
+            note = plots.draw({r.name: r.records for r in results}, folder.path / "loss", title=name)
+            if note:
+                report.say(note)
     return folder.path, results
 
 

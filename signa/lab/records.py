@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import torch
 from .. import __version__
 from .refusal import refusal
 
-__all__ = ["RunFolder", "environment", "read_metrics"]
+__all__ = ["Elsewhere", "RunFolder", "environment", "read_metrics"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Value = int | float | bool | None
@@ -48,8 +49,30 @@ class RunFolder:
             raise refusal(
                 f"no run folder can be made in {root}", because=str(error.strerror), instead="choose another --out"
             ) from None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._metrics = os.open(self.path / "metrics.jsonl", flags, 0o644) if metrics else -1
+        self._metrics = _opened(self.path) if metrics else -1
+
+    @classmethod
+    def again(cls, path: Path) -> RunFolder:
+        """The folder of a run that stopped.
+
+        Raises:
+            SpecError: the run is still going on.
+        """
+        folder = cls.__new__(cls)
+        folder.path, folder._metrics = path, _opened(path)
+        return folder
+
+    def cut(self, step: int) -> list[dict[str, Any]]:
+        """Take back the metrics after this step; those that stay."""
+        path, kept, length = self.path / "metrics.jsonl", [], 0
+        for line in path.read_bytes().splitlines(keepends=True):
+            record = json.loads(line) if line.endswith(b"\n") else {"step": step + 1}  # a line that was cut off
+            if record["step"] > step:
+                break
+            kept.append(record)
+            length += len(line)
+        os.truncate(path, length)
+        return kept
 
     def metric(self, record: Mapping[str, Value]) -> None:
         """Append one line; a number that is not finite is written as null, which JSON can hold."""
@@ -79,6 +102,32 @@ class RunFolder:
         self.close()
 
 
+class Elsewhere:
+    """The run folder on the ranks that write nothing: rank 0 holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def metric(self, record: Mapping[str, Value]) -> None:
+        """Nothing."""
+
+    def cut(self, step: int) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []
+
+    def text(self, name: str, content: str) -> None:
+        """Nothing."""
+
+    def json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Elsewhere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, without a last line that was cut off."""
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -101,6 +150,22 @@ def environment(command: Sequence[str], device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
+
+
+def _opened(folder: Path) -> int:
+    """metrics.jsonl for appending, locked while it is open: two processes never write one run."""
+    metrics = os.open(folder / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with contextlib.suppress(ImportError):  # Windows has no fcntl
+        import fcntl
+
+        try:
+            fcntl.flock(metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(metrics)
+            raise refusal(f"the run in {folder} is still going on", instead="wait for its end, or stop it") from None
+        except OSError:
+            pass  # a file system without locks
+    return metrics
 
 
 def _free(root: Path, name: str) -> Iterator[Path]:

@@ -1,10 +1,14 @@
-"""One line for what a person gets wrong."""
+"""One line for what a person gets wrong, and what a run can come to."""
 
 from __future__ import annotations
 
-from ..errors import Problem, SpecError
+from ..errors import Problem, SignaError, SpecError
 
-__all__ = ["refusal"]
+__all__ = ["Diverged", "refusal"]
+
+
+class Diverged(SignaError, ArithmeticError):
+    """The training loss is no longer a finite number."""
 
 
 def refusal(what: str, *, address: str = "", because: str = "", instead: str = "") -> SpecError:

@@ -1,99 +1,31 @@
-"""The training loop: one spec, one run folder.
+"""Training runs: one spec, one run folder, in one process or on the ranks that torchrun started.
 
 A run is a function of its spec, seed, data and worker count: the seed draws the model, every batch, the optimizer's
-coins and the sample, and nothing else is random.
+coins and the sample, and nothing else is random. On how many ranks its workers live changes no bit of it, if every
+process uses as many threads (the libraries below add up in another order on another number).
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
 
-from ..errors import SignaError
-from ..optim import build
+from ..checkpoints import WorldChange
 from ..rule import plain
 from ..spec import Spec
-from ..transport import Loopback
 from . import plots
-from .records import RunFolder, environment
-from .refusal import refusal
-from .settings import Settings, read_settings
-from .tasks import seed_of
+from .job import Job
+from .records import Elsewhere, RunFolder, environment
+from .refusal import Diverged, refusal
+from .report import Reporter, Result, Silent
+from .settings import Settings, load_experiment, read_settings
+from .world import World, together
 
-__all__ = ["Diverged", "Reporter", "Result", "resolve", "train"]
-
-
-class Diverged(SignaError, ArithmeticError):
-    """The training loss is no longer a finite number."""
-
-
-class Reporter(Protocol):
-    """Who is told how a run goes; the command line's reporters draw it."""
-
-    def start(self, name: str, steps: int) -> None:
-        """A run of so many steps begins."""
-
-    def progress(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
-        """So many steps are done; the losses where they were just measured."""
-
-    def say(self, line: str) -> None:
-        """Something worth a line happened."""
-
-    def stop(self) -> None:
-        """The run is over, well or not."""
-
-
-class Silent:
-    """A reporter that tells nobody."""
-
-    def start(self, name: str, steps: int) -> None:
-        """Nothing."""
-
-    def progress(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
-        """Nothing."""
-
-    def say(self, line: str) -> None:
-        """Nothing."""
-
-    def stop(self) -> None:
-        """Nothing."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run found.
-
-    `bits_*` are logical bits per parameter, model-wide; `round_trip` is how many times fewer both are than float32's.
-    """
-
-    name: str
-    folder: Path
-    spec_id: str
-    steps: int
-    workers: int
-    parameters: int
-    tokens: int
-    val_loss: float
-    bits_up: float
-    bits_down: float
-    round_trip: float
-    seconds: float
-    seconds_per_step: float
-    sample: str
-    records: list[dict[str, Any]] = field(repr=False)
-
-    def summary(self) -> dict[str, Any]:
-        """The numbers, as they stand in summary.json."""
-        left_out = ("folder", "sample", "records")
-        return {k: v for k, v in self.__dict__.items() if k not in left_out}
+__all__ = ["Diverged", "Reporter", "Result", "Silent", "new_folder", "resolve", "resume", "train"]
 
 
 def resolve(spec: Spec) -> tuple[Spec, Settings]:
@@ -131,103 +63,110 @@ def train(
 ) -> Result:
     """Train once and write `out/name`: the spec, the environment, the metrics, a summary, a sample and the plot.
 
+    Where torchrun started several ranks, each calls this: the workers are spread over them, and rank 0 writes.
+
     Raises:
         SpecError: the spec, a setting or the name is wrong.
         Diverged: the training loss became infinite or NaN; what was measured until then stays in the folder.
+        WireError: a rank was lost, or ranks differ.
     """
     report = report or Silent()
     spec, settings = resolve(spec)
-    device = torch.device(settings.device)
-    with RunFolder(out, name) as folder:
-        folder.text("spec.yaml", spec.dump("yaml"))
-        folder.json("environment.json", environment(command, device))
-        report.start(name, settings.steps)
-        try:
-            result = _run(spec, settings, folder, plugins, report)
-        finally:
-            report.stop()
-        folder.json("summary.json", result.summary())
+    text = spec.dump("yaml")
+    with together(settings, text) as world, new_folder(world, lambda: RunFolder(out, name)) as folder:
+        folder.text("spec.yaml", text)
+        folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
+        return _finish(Job(spec, settings, world, folder, plugins), report)
+
+
+def resume(
+    path: Path,
+    *,
+    workers: int | None = None,
+    device: str | None = None,
+    on_world_change: WorldChange = "error",
+    plugins: Sequence[Path] = (),
+    report: Reporter | None = None,
+    command: Sequence[str] = (),
+) -> Result:
+    """Go on with the run in a folder from its last checkpoint, to what it would have come to without the stop.
+
+    Args:
+        workers, device: others than in the folder's spec. Another number of workers needs ``on_world_change``, what to
+            do with their state (``mean``, ``reset``, ``remap``; ``error`` refuses), and is another run from there on.
+
+    Raises:
+        SpecError: there is no such run or no checkpoint in it, or it is over, or still going on.
+    """
+    report = report or Silent()
+    _refuse(path)
+    flags = {"train.workers": workers, "train.device": device}
+    changes = {address: value for address, value in flags.items() if value is not None}
+    spec, settings = resolve(load_experiment(path / "spec.yaml", plugins=plugins, changes=changes))
+    with together(settings, spec.dump("yaml")) as world, new_folder(world, lambda: RunFolder.again(path)) as folder:
+        job = Job(spec, settings, world, folder, plugins)
+        step = job.resume(on_world_change)
+        if changes:
+            folder.text("spec.yaml", spec.dump("yaml"))
+        told = {"step": step, "command": list(command), "ranks": world.size, "workers": settings.workers}
+        folder.json("environment.json", _resumed(path, told) if world.leads else {})
+        report.say(f"{path.name}: goes on at step {step}")
+        return _finish(job, report)
+
+
+def _finish(job: Job, report: Reporter) -> Result:
+    """The steps that are left, and the files of the end; summary.json comes last and says that the run is over."""
+    folder = job.folder
+    if job.world.size > 1:
+        folder.text("exchanges.txt", f"{job.world.transport}\n")
+        report.say(f"{job.world.transport!r}")
+    report.start(folder.path.name, job.settings.steps)
+    try:
+        job.run(report)
+        result = job.result()
+    finally:
+        report.stop()
+    if job.world.leads:
         folder.text("sample.txt", result.sample + "\n")
-    note = plots.draw({name: result.records}, result.folder / "loss", title=name)
-    if note:
-        report.say(note)
+        note = plots.draw({result.name: result.records}, folder.path / "loss", title=result.name)
+        if note:
+            report.say(note)
+        folder.json("summary.json", result.summary())
     return result
 
 
-def _run(spec: Spec, settings: Settings, folder: RunFolder, plugins: Sequence[Path], report: Reporter) -> Result:
-    device, steps, workers = torch.device(settings.device), settings.steps, settings.workers
-    task = settings.task.open(workers=workers, batch=settings.batch, seed=settings.seed, device=device)
-    with seeded(seed_of(settings.seed, "model"), device):
-        model = task.model()
-    optimizer = build(spec, model, transport=Loopback(workers=workers), seed=settings.seed, plugins=plugins)
-    schedule = LambdaLR(optimizer, lambda step: settings.schedule.factor(step, steps))
+def new_folder(world: World, make: Callable[[], RunFolder]) -> RunFolder | Elsewhere:
+    """The folder that ``make`` makes on rank 0; the others are told where it is. Collective."""
+    made: list[RunFolder] = []
 
-    records: list[dict[str, Any]] = []
-    seconds, since, losses = 0.0, 0, torch.zeros((), device=device)
+    def act() -> str:
+        made.append(make())
+        return str(made[0].path)
 
-    def write(**record: float) -> None:
-        folder.metric(record)
-        records.append(record)
-
-    for step in range(steps):
-        start = time.perf_counter()
-        for j in range(workers):
-            with optimizer.worker(j):
-                with autocast(settings, device):
-                    loss = task.loss(model, j, step)
-                loss.backward()
-            losses += loss.detach()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        done, since = step + 1, since + 1
-        train_loss = val_loss = None
-        if done % settings.log_every == 0 or done == steps:  # reading a number waits for the device: not at every step
-            train_loss = float(losses) / (since * workers)
-            since, losses = 0, torch.zeros_like(losses)
-        seconds += time.perf_counter() - start
-        if train_loss is not None:
-            write(step=done, tokens=done * workers * task.tokens, seconds=round(seconds, 3), train_loss=train_loss)
-            if not math.isfinite(train_loss):
-                what = f"the training loss is {train_loss} at step {done} of {steps}"
-                raise Diverged(f"{what}: lower the learning rate; {folder.path} holds what was measured")
-        if done % settings.eval_every == 0 or done == steps:
-            with optimizer.exact(), autocast(settings, device):
-                val_loss = task.evaluate(model, whole=done == steps)
-            write(step=done, val_loss=val_loss)
-        report.progress(done, train_loss=train_loss, val_loss=val_loss)
-
-    assert val_loss is not None  # the last step evaluates
-    bits = optimizer.bits()
-    with optimizer.exact(), autocast(settings, device):
-        sample = task.sample(model)
-    return Result(
-        name=folder.path.name,
-        folder=folder.path,
-        spec_id=spec.id,
-        steps=steps,
-        workers=workers,
-        parameters=sum(p.numel() for p in model.parameters()),
-        tokens=steps * workers * task.tokens,
-        val_loss=val_loss,
-        bits_up=bits.up,
-        bits_down=bits.down,
-        round_trip=bits.round_trip,
-        seconds=seconds,
-        seconds_per_step=seconds / steps,
-        sample=sample,
-        records=records,
-    )
+    path = world.lead(act)
+    return made[0] if made else Elsewhere(Path(path))
 
 
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators for the block, and leave them as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def _refuse(path: Path) -> None:
+    """Refuse to resume what is no stopped run."""
+    if not (path / "spec.yaml").is_file():
+        raise refusal(f"there is no run in {path}", because="it holds no spec.yaml", instead="name a run folder")
+    if (path / "summary.json").exists():
+        raise refusal(
+            f"the run in {path} is over",
+            because="it has its summary.json",
+            instead=f"start another: signa train {path / 'spec.yaml'}",
+        )
+    if not any((path / "checkpoints").glob("step-*")):
+        raise refusal(
+            f"there is no checkpoint in {path / 'checkpoints'}",
+            because="the run stopped before the first, or train.checkpoint_every is 0",
+            instead=f"start it anew: signa train {path / 'spec.yaml'}",
+        )
 
 
-def autocast(settings: Settings, device: torch.device) -> torch.autocast:
-    """bfloat16 autocast where the settings ask for it, else a context that does nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
+def _resumed(path: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """The environment with one more entry of `resumed`."""
+    file = path / "environment.json"
+    data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {**data, "resumed": [*data.get("resumed", []), told]}

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..errors import Problem, SpecError
+from ..errors import Fault, Problem, SpecError
 from ..reading import validated
 from ..rule import Count, Fraction, Frozen, Positive, Registry, Rule, Share, plain
 from ..sources import Source, read
 from ..spec import Spec
+from ..transport.group import Exchange, Server
 from .tasks import Shakespeare, TaskConfig, tasks
 
 __all__ = [
@@ -117,7 +118,8 @@ class Settings(Frozen):
     """Everything of a run but its optimizer.
 
     `batch` is what one worker takes in one step; `compare` holds the matrix learning rate of each method that
-    `--compare` may name.
+    `--compare` may name. `checkpoint_every` counts steps, 0 is never. `exchange`, `server`, `bucket_mb` and `timeout`
+    are those of `signa.Group` and say how ranks talk; ranks wait that many seconds for rank 0's evaluation as well.
     """
 
     task: Annotated[TaskConfig, tasks] = Shakespeare()
@@ -130,7 +132,23 @@ class Settings(Frozen):
     schedule: Annotated[Schedule, schedules] = Wsd()
     eval_every: Count = 50
     log_every: Count = 10
+    checkpoint_every: int = Field(default=100, strict=True, ge=0)
+    exchange: Exchange = "auto"
+    server: Server = "auto"
+    bucket_mb: Positive = 4.0
+    timeout: Positive = 300.0
     compare: dict[str, Positive] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Settings:
+        if (self.exchange, self.server) == ("allgather", "sharded"):
+            because = "in an all-gather every rank serves"
+            raise Fault(
+                "exchange: allgather does not go with server: sharded",
+                because=because,
+                instead="write server: replicated, or exchange: alltoall",
+            )
+        return self
 
 
 def read_settings(mapping: Mapping[str, Any], places: Source | None = None) -> Settings:

@@ -146,6 +146,10 @@ class Transport(Protocol):
         """Refuse to start where processes differ in any of these facts, or wrap the model so that it averages."""
         ...
 
+    def refuse(self) -> None:
+        """Refuse to go on after a fault."""
+        ...
+
     def before(self, verdict: Verdict, *, ask: bool) -> Verdict:
         """What anybody's verdict is (with ``ask``, else the own one). Raises what is known to be wrong."""
         ...
@@ -161,7 +165,7 @@ class Transport(Protocol):
     def after(
         self, step: int, replicas: Callable[[], Mapping[str, Tensor]], buffers: Sequence[tuple[nn.Module, str]]
     ) -> Sequence[tuple[int, int]]:
-        """A step was taken: buffers follow worker 0's, and now and then the replicas are compared.
+        """A step was taken, or skipped by all: buffers follow worker 0's, and now and then the replicas are compared.
 
         Returns:
             the culprits (worker, index of the parameter) that other processes told of.

@@ -19,6 +19,7 @@ from ..errors import Advice, AveragedGradients, LayoutMismatch, PeerLost, WireEr
 from . import digest
 from .base import Bucket, Lane, Verdict
 from .bucket import Talk, WireBucket
+from .buffers import Followers
 from .costs import Choice, best, choices
 from .cut import by_parameter, evenly
 from .header import WIRE_VERSION
@@ -92,9 +93,8 @@ class Group:
         self._local = range(first, first + self._workers_here)
         self._talk = Talk()
         self._facts: list[str] = []
-        self._loads = [0.0] * self.size
         self._plan: list[tuple[WireBucket | RingBucket, list[Choice]]] = []
-        self._versions: dict[tuple[int, str], int] = {}
+        self._followers = Followers(self.ranks)
         self._averaging = False
 
     @property
@@ -135,13 +135,15 @@ class Group:
             if not mates or sum(_nbytes(mate) for mate in mates[-1]) + _nbytes(lane) > most:
                 mates.append([])
             mates[-1].append(lane)
-        before = len(self._plan)
+        before, loads = len(self._plan), [0.0] * self.size  # a copy of an optimizer must split its server alike
         for key, every in classes.items():
             for members in every:
-                self._plan.append(self._bucket(members, cuts=key[6]))
+                self._plan.append(self._bucket(members, loads, cuts=key[6]))
         return [bucket for bucket, _ in self._plan[before:]]
 
-    def _bucket(self, lanes: list[Lane], cuts: bool) -> tuple[WireBucket | RingBucket, list[Choice]]:
+    def _bucket(
+        self, lanes: list[Lane], loads: list[float], cuts: bool
+    ) -> tuple[WireBucket | RingBucket, list[Choice]]:
         number, serves = len(self._plan), lanes[0].serves
         found = choices(lanes, self.size, self.workers / self.size, self._link(lanes[0].device))
         if self.exchange == "ring" and _summable(lanes[0]):
@@ -156,7 +158,7 @@ class Group:
         mine = None
         if chosen.exchange == "alltoall":
             whole = chosen.sharded or not cuts
-            mine = by_parameter(lanes, self._loads) if whole else evenly(lanes, self.size)
+            mine = by_parameter(lanes, loads) if whole else evenly(lanes, self.size)
         bucket = WireBucket(lanes, self.ranks, self.held, mine, sharded=chosen.sharded, number=number, talk=self._talk)
         return bucket, sorted(found, key=lambda choice: choice is not chosen)
 
@@ -218,9 +220,16 @@ class Group:
         if module.require_backward_grad_sync and torch.is_grad_enabled() and not silent:
             self._averaging = True
 
+    def refuse(self) -> None:
+        """Refuse to go on after a fault.
+
+        Raises:
+            Poisoned: naming it.
+        """
+        self.ranks.refuse()
+
     def before(self, verdict: Verdict, *, ask: bool) -> Verdict:
         """The own verdict, or with ``ask`` that of all ranks."""
-        self.ranks.refuse()
         self._talk.heard.clear()
         self._talk.culprit = verdict.culprit or (-1, -1)
         if self._averaging:
@@ -265,31 +274,10 @@ class Group:
     ) -> Sequence[tuple[int, int]]:
         """Buffers follow worker 0's, and every so many steps the replicas are compared."""
         self.ranks.step = step
-        self._follow(buffers)
+        self._followers.follow(buffers, f"step {step}, the buffers")
         if self.check_replicas_every and step % self.check_replicas_every == 0:
             digest.compare(replicas(), self.ranks, step)
         return list(self._talk.heard.values())
-
-    def _follow(self, buffers: Sequence[tuple[nn.Module, str]]) -> None:
-        """Send rank 0's saved buffers where any rank's changed since the last step (BatchNorm's, not a table)."""
-        saved = [(m, name) for m, name in buffers if name not in m._non_persistent_buffers_set]
-        tensors = [getattr(module, name) for module, name in saved]
-        places = [(id(module), name) for module, name in saved]
-        if not saved or self.size == 1:
-            return
-        changed = [
-            tensor is not None and self._versions.get(place) != tensor._version
-            for place, tensor in zip(places, tensors, strict=True)
-        ]
-        what = f"step {self.ranks.step}, the buffers"
-        flags = torch.tensor(changed, dtype=torch.uint8).to(self.ranks.home(self._device()))
-        anywhere = torch.stack(self.ranks.gather(flags, [len(flags)] * self.size, what)).any(0).tolist()
-        moving = [tensor for tensor, flag in zip(tensors, anywhere, strict=True) if flag and tensor is not None]
-        digest.broadcast(moving, self.ranks, what)
-        self._versions = {place: -1 if t is None else t._version for place, t in zip(places, tensors, strict=True)}
-
-    def _device(self) -> torch.device:
-        return self._plan[0][0].lanes[0].device if self._plan else torch.device("cpu")
 
     def fail(self, error: BaseException, step: int) -> BaseException:
         """Tell the others, so that they raise as well and do not wait."""
@@ -380,7 +368,12 @@ def _difference(key: str, values: list[str]) -> str:
     shown: dict[str, list[int]] = {}
     for rank, own in enumerate(lines):
         shown.setdefault(own[at] if at < len(own) else "nothing", []).append(rank)
-    told = [f"{text[:200]} on rank {', '.join(map(str, ranks))}" for text, ranks in shown.items()]
+    common = len(os.path.commonprefix(list(shown)))
+    start = common - 60 if common > 80 else 0  # a spec is one long line
+    told = [
+        f"{'...' if start else ''}{text[start : start + 200]} on rank {', '.join(map(str, ranks))}"
+        for text, ranks in shown.items()
+    ]
     return f"{key}: {' | '.join(told)}"
 
 

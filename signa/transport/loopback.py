@@ -42,6 +42,9 @@ class Loopback:
     def agree(self, facts: Mapping[str, str], model: nn.Module | None) -> None:
         """One process agrees with itself."""
 
+    def refuse(self) -> None:
+        """Nothing can have happened."""
+
     def before(self, verdict: Verdict, *, ask: bool) -> Verdict:
         """The own one."""
         return verdict

@@ -39,6 +39,8 @@ class Ranks:
         self.size: int = group.size()
         self.fault: WireError | None = None
         self._deaf = False
+        # Longer than our own, so that nobody's backend closes connections, as if he had died, before he has reported.
+        self._patience = timedelta(seconds=timeout + 1)
         # Several Ranks may share a group, one after the other or at once: each has its own place in the store.
         self._place = f"signa/{store.add(f'signa/made/{self.rank}', 1)}"
         self.step = 0
@@ -60,7 +62,7 @@ class Ranks:
         """All-to-all of bytes: ``send[r]`` of the payload's go to rank r, ``receive[r]`` come from it, into ``out``."""
         out = torch.empty(sum(receive), dtype=torch.uint8, device=payload.device) if out is None else out
         options = dist.AllToAllOptions()
-        options.timeout = timedelta(seconds=self.timeout)
+        options.timeout = self._patience
         self._finish(lambda: self.group.alltoall_base(out, payload, list(receive), list(send), options), what)
         self._count(sum(send) - send[self.rank], sum(receive) - receive[self.rank])
         return list(out.split(list(receive)))
@@ -71,7 +73,7 @@ class Ranks:
             return self.swap(payload.repeat(self.size), [len(payload)] * self.size, sizes, what, out)
         out = torch.empty(sum(sizes), dtype=torch.uint8, device=payload.device) if out is None else out
         options = c10d.AllgatherOptions()
-        options.timeout = timedelta(seconds=self.timeout)
+        options.timeout = self._patience
         self._finish(lambda: self.group._allgather_base(out, payload, options), what)
         self._count(len(payload) * (self.size - 1), sum(sizes) - len(payload))
         return list(out.split(list(sizes)))
@@ -79,13 +81,13 @@ class Ranks:
     def broadcast(self, tensor: Tensor, what: str) -> None:
         """Rank 0's values, in place."""
         options = dist.BroadcastOptions()
-        options.rootRank, options.timeout = 0, timedelta(seconds=self.timeout)
+        options.rootRank, options.timeout = 0, self._patience
         self._finish(lambda: self.group.broadcast([tensor], options), what)
 
     def total(self, tensor: Tensor, what: str) -> None:
         """The sum over ranks, in place, in whichever order the backend adds (a ring)."""
         options = dist.AllreduceOptions()
-        options.timeout = timedelta(seconds=self.timeout)
+        options.timeout = self._patience
         self._finish(lambda: self.group.allreduce([tensor], options), what)
         share = 2 * tensor.nbytes * (self.size - 1) // self.size
         self._count(share, share)
@@ -103,7 +105,7 @@ class Ranks:
         own = torch.tensor([code, -code, *map(int, values), *[0] * (2 - len(values))])
         own = own.to(self.home(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
         options = dist.AllreduceOptions()
-        options.reduceOp, options.timeout = dist.ReduceOp.MAX, timedelta(seconds=self.timeout)
+        options.reduceOp, options.timeout = dist.ReduceOp(dist.ReduceOp.MAX), self._patience
         self._finish(lambda: self.group.allreduce([own], options), what)
         high, low, *found = own.tolist()
         if high != -low:

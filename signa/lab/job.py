@@ -1,0 +1,182 @@
+"""A run in the making: the model, its optimizer, and the loop over the steps."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..checkpoints import WorldChange, load_checkpoint, save_checkpoint
+from ..optim import build
+from ..spec import Spec
+from ..transport.digest import digest
+from .ledger import Ledger
+from .progress import Progress
+from .records import Elsewhere, RunFolder
+from .refusal import Diverged
+from .report import Reporter, Result
+from .settings import Settings
+from .tasks import seed_of
+from .world import World
+
+__all__ = ["Job", "model_digest"]
+
+
+class Job:
+    """Everything of one run. What is said to be collective is called on every rank, or it waits for ever."""
+
+    def __init__(
+        self, spec: Spec, settings: Settings, world: World, folder: RunFolder | Elsewhere, plugins: Sequence[Path]
+    ) -> None:
+        self.spec, self.settings, self.world, self.folder = spec, settings, world, folder
+        device, steps = world.device, settings.steps
+        self.task = settings.task.open(
+            workers=settings.workers, batch=settings.batch, seed=settings.seed, device=device
+        )
+        with seeded(seed_of(settings.seed, "model"), device):
+            self.model = self.task.model()
+        world.replicate(self.model)
+        self.optimizer = build(spec, self.model, transport=world.transport, seed=settings.seed, plugins=plugins)
+        self.schedule = LambdaLR(self.optimizer, lambda step: settings.schedule.factor(step, steps))
+        up, down, round_trip = self.optimizer.bits()
+        self.bits = {"bits_up": up, "bits_down": down, "round_trip": round_trip}
+        entries = sum(p.numel() for group in self.optimizer.param_groups for p in group["params"])
+        self.progress = Progress(Ledger(world.traffic, entries * len(world.transport.local)))
+        self.records: list[dict[str, Any]] = []
+
+    def resume(self, on_world_change: WorldChange) -> int:
+        """Go back to the last checkpoint, and the metrics with it; its step. Collective."""
+        found = load_checkpoint(
+            self.checkpoints, self.model, self.optimizer, on_world_change=on_world_change, schedule=self.schedule
+        )
+        self.progress.restore(found["progress"])
+        self.records = self.folder.cut(self.progress.step)
+        return self.progress.step
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where they lie."""
+        return self.folder.path / "checkpoints"
+
+    def run(self, report: Reporter) -> None:
+        """Every step that is left. Collective.
+
+        Raises:
+            Diverged: on every rank.
+        """
+        s, progress = self.settings, self.progress
+        while progress.step < s.steps:
+            logs = (progress.step + 1) % s.log_every == 0 or progress.step + 1 == s.steps
+            train_loss = self._step(measure=logs)
+            done, val_loss = progress.step, None
+            if train_loss is not None:
+                self._log(train_loss)
+            if done % s.eval_every == 0 or done == s.steps:
+                val_loss = self._evaluate()
+            if s.checkpoint_every and (done % s.checkpoint_every == 0 or done == s.steps):
+                self._save()
+            report.progress(done, train_loss=train_loss, val_loss=val_loss)
+
+    def _step(self, *, measure: bool) -> float | None:
+        """Every worker's gradient, and one step; with ``measure`` the mean loss since the last time."""
+        start, losses = time.perf_counter(), []
+        for worker in self.world.transport.local:
+            with self.optimizer.worker(worker):
+                with self._autocast():
+                    loss = self.task.loss(self.model, worker, self.progress.step)
+                loss.backward()
+            losses.append(loss)
+        self.progress.losses.add(losses)
+        with self.progress.ledger.step():
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        self.progress.step += 1
+        self.progress.tokens += self.settings.workers * self.task.tokens
+        train_loss = None
+        if measure:  # reading a number waits for the device: not at every step
+            train_loss = self.progress.losses.take(self.world)
+        self.progress.seconds += time.perf_counter() - start
+        return train_loss
+
+    def _log(self, train_loss: float) -> None:
+        done, s = self.progress.step, self.settings
+        self._write(
+            step=done,
+            tokens=self.progress.tokens,
+            seconds=round(self.progress.seconds, 3),
+            train_loss=train_loss,
+            **self.bits,
+            **self.progress.ledger.line(),
+        )
+        if not math.isfinite(train_loss):
+            what = f"the training loss is {train_loss} at step {done} of {s.steps}"
+            raise Diverged(f"{what}: lower the learning rate; {self.folder.path} holds what was measured")
+
+    def _evaluate(self) -> float:
+        done = self.progress.step
+        with self.optimizer.exact(), self._autocast():
+            val_loss = self.world.lead(lambda: self.task.evaluate(self.model, whole=done == self.settings.steps))
+        self.progress.val_loss = val_loss
+        self._write(step=done, val_loss=val_loss)
+        return val_loss
+
+    def _save(self) -> None:
+        progress = self.progress.export(self.world)
+        save_checkpoint(self.checkpoints, self.model, self.optimizer, keep=1, schedule=self.schedule, progress=progress)
+
+    def _write(self, **record: float | None) -> None:
+        self.folder.metric(record)
+        self.records.append(record)
+
+    def _autocast(self) -> torch.autocast:
+        """bfloat16 autocast where the settings ask for it, else a context that does nothing."""
+        enabled = self.settings.precision == "bfloat16"
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def result(self) -> Result:
+        """What the run found. Collective."""
+        s, progress = self.settings, self.progress
+        assert progress.val_loss is not None  # the last step evaluates
+        with self.optimizer.exact(), self._autocast():
+            sample = self.world.lead(lambda: self.task.sample(self.model))
+        return Result(
+            name=self.folder.path.name,
+            folder=self.folder.path,
+            spec_id=self.spec.id,
+            steps=s.steps,
+            workers=s.workers,
+            ranks=self.world.size,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            tokens=progress.tokens,
+            val_loss=progress.val_loss,
+            **self.bits,
+            **progress.ledger.means(),  # type: ignore[arg-type]
+            seconds=progress.seconds,
+            seconds_per_step=progress.seconds / s.steps,
+            model_digest=model_digest(self.model),
+            sample=sample,
+            records=self.records,
+        )
+
+
+def model_digest(model: nn.Module) -> str:
+    """16 hex digits that stand for the names and bits of everything in the model's state_dict."""
+    lines = [f"{name} {int(digest(value))}" for name, value in sorted(model.state_dict().items())]
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for the block, and leave them as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
