@@ -27,6 +27,7 @@ class Engine:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.stacks: list[tuple[int, Stack]] = []
+        self.phases: list[list[int]] = []  # what was planned together, so that a copy's server is split alike
         self.exact = ExactModel()
         self._buckets: list[tuple[Bucket, list[tuple[int, Stack]]]] = []
 
@@ -35,6 +36,7 @@ class Engine:
 
         Routes are taken by name, so that nothing depends on the order in which a process lists its parameters.
         """
+        self.phases.append(list(groups))
         new: list[tuple[int, Stack]] = []
         for index, (group, routes) in groups.items():
             alike: dict[tuple[Any, ...], list[Route]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from glob import escape
 from operator import itemgetter
@@ -74,7 +74,14 @@ class SignA(torch.optim.Optimizer):
                 warnings.warn(Advice(f"groups.{group.name or index}: {advice}"), stacklevel=3)
 
     def _setup(
-        self, routing: Routing, transport: Transport, seed: int, nonfinite: Policy, buffers: Buffers, model: Any = None
+        self,
+        routing: Routing,
+        transport: Transport,
+        seed: int,
+        nonfinite: Policy,
+        buffers: Buffers,
+        model: Any = None,
+        phases: Sequence[Sequence[int]] = (),
     ) -> None:
         self.spec, self.routing, self.transport, self.seed = routing.spec, routing, transport, seed
         self.nonfinite: Policy = nonfinite
@@ -86,7 +93,8 @@ class SignA(torch.optim.Optimizer):
         members = [[route for route in routing if route.group == index] for index in range(len(self.spec.groups))]
         filled = [(self.spec.groups[index], routes) for index, routes in enumerate(members) if routes]
         super().__init__([_param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
-        self._grow(dict(enumerate(filled)))
+        for phase in phases or [list(range(len(filled)))]:
+            self._grow({index: filled[index] for index in phase})
         transport.compare(self.replicas(), self.steps)
 
     def _grow(self, groups: Mapping[int, tuple[ParamGroup, list[Route]]]) -> None:
@@ -113,6 +121,7 @@ class SignA(torch.optim.Optimizer):
             "seed": str(self.seed),
             "nonfinite": self.nonfinite,
             "parameters": "\n".join(layout),
+            "buffers": "\n".join(_describe(module, name) for module, name in self._buffers),
         }
 
     def replicas(self) -> dict[str, Tensor]:
@@ -158,6 +167,7 @@ class SignA(torch.optim.Optimizer):
             GradientError: with several local workers, a gradient from outside the blocks, or ``scaler.unscale_``.
             UnsupportedParameter: a sparse or complex gradient. Nothing is written then.
         """
+        self.transport.refuse()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -186,6 +196,7 @@ class SignA(torch.optim.Optimizer):
         ask = unscale is not None or self.nonfinite != "abstain"
         verdict = self.transport.before(Verdict(infinite, next(iter(bad.items()), None)), ask=ask)
         if verdict.infinite:
+            self.transport.after(self.steps, self.replicas, self._buffers)
             return
         if verdict.culprit is not None and self.nonfinite != "abstain":
             worker, name = verdict.culprit[0], self._name(verdict.culprit[1])
@@ -193,6 +204,7 @@ class SignA(torch.optim.Optimizer):
                 self._rows.drop()
                 raise refusal(worker, name, self.steps)
             self.nonfinite_counts.note(worker, name, self.steps, "no parameter moves in this step")
+            self.transport.after(self.steps, self.replicas, self._buffers)
             return
         for worker, index in bad.items():
             rows[worker - self.transport.local.start] = [None] * len(self.routing)
@@ -354,6 +366,7 @@ class SignA(torch.optim.Optimizer):
             "transport": self.transport,
             "nonfinite": self.nonfinite,
             "buffers": self._buffers,
+            "phases": self._engine.phases,
             "state": export_state(self),
         }
 
@@ -365,7 +378,8 @@ class SignA(torch.optim.Optimizer):
         routing = Routing(state["routing"])
         routing.spec, routing.frozen = state["spec"], state["frozen"]
         seed = state["state"]["signa"]["seed"]
-        self._setup(routing, state["transport"], seed, state["nonfinite"], state["buffers"])
+        made = (state["nonfinite"], state["buffers"], None, state["phases"])
+        self._setup(routing, state["transport"], seed, *made)
         self.load_state_dict(state["state"])
 
 
@@ -384,7 +398,19 @@ def _param_group(group: ParamGroup, routes: list[Route]) -> dict[str, Any]:
 def _buffers(model: Model) -> Buffers:
     if not isinstance(model, nn.Module):
         return []
-    return [(module, name) for module in model.modules() for name in dict(module.named_buffers(recurse=False))]
+    found = [
+        (clean_name(f"{prefix}.{name}"), module, name)
+        for prefix, module in model.named_modules()
+        for name in dict(module.named_buffers(recurse=False))
+    ]
+    return [(module, name) for _, module, name in sorted(found, key=itemgetter(0))]  # alike wherever modules stand
+
+
+def _describe(module: nn.Module, name: str) -> str:
+    value = getattr(module, name)
+    kept = "" if name not in module._non_persistent_buffers_set else " (not saved)"
+    what = "" if value is None else f" {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return f"{type(module).__name__}.{name}{what}{kept}"
 
 
 def build(

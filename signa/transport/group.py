@@ -368,7 +368,7 @@ def _difference(key: str, values: list[str]) -> str:
     shown: dict[str, list[int]] = {}
     for rank, own in enumerate(lines):
         shown.setdefault(own[at] if at < len(own) else "nothing", []).append(rank)
-    common = len(os.path.commonprefix(list(shown)))
+    common = next((place for place, letters in enumerate(zip(*shown)) if len(set(letters)) > 1), 0)
     start = common - 60 if common > 80 else 0  # a spec is one long line
     told = [
         f"{'...' if start else ''}{text[start : start + 200]} on rank {', '.join(map(str, ranks))}"
