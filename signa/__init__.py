@@ -11,13 +11,14 @@ __version__ = "0.1.0"
 if _typing.TYPE_CHECKING:
     from . import aggregators, compressors, presets, stages
     from .aggregators import Aggregator
+    from .building import build
     from .channel import Channel
     from .checkpoints import load_checkpoint, save_checkpoint
     from .compressors import Compressor
     from .errors import Advice, Fault, SignaError, SpecError
     from .feedback import Feedback, feedbacks
     from .lmo import LMO, lmos
-    from .optim import SignA, build
+    from .optim import SignA
     from .presets import method
     from .rule import Rule
     from .scaling import Scaling, scalings
@@ -29,13 +30,14 @@ if _typing.TYPE_CHECKING:
 
 _HOMES = {
     "aggregators": ("Aggregator",),
+    "building": ("build",),
     "channel": ("Channel",),
     "checkpoints": ("load_checkpoint", "save_checkpoint"),
     "compressors": ("Compressor",),
     "errors": ("Advice", "Fault", "SignaError", "SpecError"),
     "feedback": ("Feedback", "feedbacks"),
     "lmo": ("LMO", "lmos"),
-    "optim": ("SignA", "build"),
+    "optim": ("SignA",),
     "presets": ("method",),
     "rule": ("Rule",),
     "scaling": ("Scaling", "scalings"),

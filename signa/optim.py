@@ -7,22 +7,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from glob import escape
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from .engine import Engine
-from .errors import Advice, GradientError, NonFinite, Problem, RoutingError, SpecError, UnsupportedParameter
+from .errors import Advice, GradientError, NonFinite, RoutingError, UnsupportedParameter
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
-from .plugin import load_plugins
 from .reading import validated
 from .routing import Named, Route, Routing, check_parameter, clean_name, layout
-from .rows import Buffers, Rows
+from .rows import Buffers, Rows, buffers_of, describe
 from .saving import export_state, import_state
-from .sentence import Hop, Method
-from .spec import ParamGroup, Spec, for_preset
+from .sentence import Hop
+from .spec import ParamGroup, Spec
 from .transport import Clock, Transport, Verdict, default_transport
 
 Model = nn.Module | Iterable[tuple[str, Tensor]]
@@ -39,7 +37,7 @@ class Bits(NamedTuple):
 
 
 class SignA(torch.optim.Optimizer):
-    """Runs a spec. Use :func:`build`.
+    """Runs a spec. Use :func:`signa.build`.
 
     ``step()`` writes the parameters and its own state, never ``p.grad``. State is created here, in full, whether or not
     a gradient ever comes: ``state[p]`` holds views keyed by address (``worker.momentum.m``, ``server.step.x``).
@@ -65,7 +63,7 @@ class SignA(torch.optim.Optimizer):
             raise TypeError(f"the seed must be an integer, got {seed!r}")
         transport = default_transport() if transport is None else transport
         try:
-            self._setup(Routing.of(spec, model), transport, seed, nonfinite, _buffers(model), model)
+            self._setup(Routing.of(spec, model), transport, seed, nonfinite, buffers_of(model), model)
         except BaseException as error:  # the other processes must not wait for this one
             transport.fail(error, 0)
             raise
@@ -121,7 +119,7 @@ class SignA(torch.optim.Optimizer):
             "seed": str(self.seed),
             "nonfinite": self.nonfinite,
             "parameters": "\n".join(layout),
-            "buffers": "\n".join(_describe(module, name) for module, name in self._buffers),
+            "buffers": "\n".join(describe(module, name) for module, name in self._buffers),
         }
 
     def replicas(self) -> dict[str, Tensor]:
@@ -169,10 +167,10 @@ class SignA(torch.optim.Optimizer):
         """
         self.transport.refuse()
         loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         try:
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
             self._step()
         except NonFinite:  # on every process, and nothing was written
             raise
@@ -393,69 +391,3 @@ def _param_group(group: ParamGroup, routes: list[Route]) -> dict[str, Any]:
         "weight_decay": group.weight_decay,
         "signa_names": names,
     }
-
-
-def _buffers(model: Model) -> Buffers:
-    if not isinstance(model, nn.Module):
-        return []
-    found = [
-        (clean_name(f"{prefix}.{name}"), module, name)
-        for prefix, module in model.named_modules()
-        for name in dict(module.named_buffers(recurse=False))
-    ]
-    return [(module, name) for _, module, name in sorted(found, key=itemgetter(0))]  # alike wherever modules stand
-
-
-def _describe(module: nn.Module, name: str) -> str:
-    value = getattr(module, name)
-    kept = "" if name not in module._non_persistent_buffers_set else " (not saved)"
-    what = "" if value is None else f" {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    return f"{type(module).__name__}.{name}{what}{kept}"
-
-
-def build(
-    spec: str | Path | Method | Mapping[str, Any] | Spec,
-    model: Model,
-    *,
-    lr: float | None = None,
-    transport: Transport | None = None,
-    seed: int = 0,
-    nonfinite: Policy = "abstain",
-    plugins: Iterable[str | Path] = (),
-) -> SignA:
-    """An optimizer for a model, from a preset's name, a Method, a spec file, a mapping or a Spec.
-
-    A preset's name (or a Method) routes nn.Embedding weights, tied weights and ``*embed*``, ``*head*``,
-    ``*classifier*`` to AdamW (3e-4, no decay), everything else with two axes or more to the preset, and the rest to
-    AdamW.
-
-    With pairs in place of the model nobody knows which parameter belongs to an Embedding or is tied, nor which buffers
-    there are: names alone decide.
-
-    Args:
-        lr: the preset's learning rate; only with a name or a Method (a spec has its own).
-        transport: ``Loopback(N)`` simulates N workers here, ``Group()`` is torch.distributed's ranks (build is
-            collective then); none is one worker.
-        seed: of the coins.
-        nonfinite: what a worker's infinite or NaN gradient does: the worker ``abstain``s from this step (default), all
-            ``skip`` it, or all ``raise``.
-        plugins: files of components that the spec may use; naming one runs it.
-
-    Raises:
-        SpecError, RoutingError, UnsupportedParameter: with what to write instead.
-
-    >>> opt = build("signmuon", nn.Linear(4, 2), lr=0.02)
-    >>> opt.bits()
-    Bits(up=7.2, down=7.2, round_trip=4.444444444444445)
-    """
-    plugins = list(plugins)
-    if lr is not None:
-        named = isinstance(spec, Method) or (isinstance(spec, str) and not Path(spec).suffix)
-        if not named:
-            because = "a spec gives every group its own learning rate"
-            raise SpecError(
-                [Problem("lr does not go with a spec", because=because, instead="set groups.N.lr in the spec")]
-            )
-        load_plugins(plugins)
-        spec = for_preset(spec, lr)  # type: ignore[arg-type]
-    return SignA(model, Spec.load(spec, plugins=plugins), transport=transport, seed=seed, nonfinite=nonfinite)

@@ -5,13 +5,35 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
 from .errors import GradientError
+from .routing import clean_name
 
 Buffers = list[tuple[nn.Module, str]]
+
+
+def buffers_of(model: object) -> Buffers:
+    """A model's buffers by name, so that they are alike wherever its modules stand; pairs have none."""
+    if not isinstance(model, nn.Module):
+        return []
+    found = [
+        (clean_name(f"{prefix}.{name}"), module, name)
+        for prefix, module in model.named_modules()
+        for name in dict(module.named_buffers(recurse=False))
+    ]
+    return [(module, name) for _, module, name in sorted(found, key=itemgetter(0))]
+
+
+def describe(module: nn.Module, name: str) -> str:
+    """What a buffer is, in a line."""
+    value = getattr(module, name)
+    kept = "" if name not in module._non_persistent_buffers_set else " (not saved)"
+    what = "" if value is None else f" {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return f"{type(module).__name__}.{name}{what}{kept}"
 
 
 class Rows:

@@ -206,7 +206,7 @@ def packing() -> str:
     """Milliseconds, and the ratio that counts."""
     found = results("packing")
     ratio = f"{found['ratio_to_clone_and_add']:.2f}"
-    rows = ["| pass | ms |", "|---|--:|", *(f"| {name} | {ms:.0f} |" for name, ms in run["milliseconds"].items())]
+    rows = ["| pass | ms |", "|---|--:|", *(f"| {name} | {ms:.0f} |" for name, ms in found["milliseconds"].items())]
     return "\n".join([*rows, f"| (pack + vote + unpack and apply) / (clone and add) | **{ratio}** |"])
 
 

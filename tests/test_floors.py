@@ -10,7 +10,7 @@ FLOORS = (
     "errors packing codec signal coins rule stage linalg address sources reading scalars toml_places",
     "lmo compressors aggregators stages feedback scaling",
     "channel sentence presets",
-    "transport routing rows stack exact engine finite optim saving checkpoints spec json_schema plugin show",
+    "transport routing rows stack exact engine finite optim building saving checkpoints spec json_schema plugin show",
     "lab cli commands testing __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

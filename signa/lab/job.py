@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..building import build
 from ..checkpoints import WorldChange, load_checkpoint, save_checkpoint
-from ..optim import build
 from ..spec import Spec
 from ..transport.digest import digest
 from .ledger import Ledger

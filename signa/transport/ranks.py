@@ -83,6 +83,7 @@ class Ranks:
         options = dist.BroadcastOptions()
         options.rootRank, options.timeout = 0, self._patience
         self._finish(lambda: self.group.broadcast([tensor], options), what)
+        self._count(*((tensor.nbytes * (self.size - 1), 0) if self.rank == 0 else (0, tensor.nbytes)))
 
     def total(self, tensor: Tensor, what: str) -> None:
         """The sum over ranks, in place, in whichever order the backend adds (a ring)."""

@@ -1,0 +1,67 @@
+"""From a preset's name, a Method or a spec to an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import Problem, SpecError
+from .finite import Policy
+from .optim import Model, SignA
+from .plugin import load_plugins
+from .sentence import Method
+from .spec import Spec, for_preset
+from .transport import Transport
+
+
+def build(
+    spec: str | Path | Method | Mapping[str, Any] | Spec,
+    model: Model,
+    *,
+    lr: float | None = None,
+    transport: Transport | None = None,
+    seed: int = 0,
+    nonfinite: Policy = "abstain",
+    plugins: Iterable[str | Path] = (),
+) -> SignA:
+    """An optimizer for a model, from a preset's name, a Method, a spec file, a mapping or a Spec.
+
+    A preset's name (or a Method) routes nn.Embedding weights, tied weights and ``*embed*``, ``*head*``,
+    ``*classifier*`` to AdamW (3e-4, no decay), everything else with two axes or more to the preset, and the rest to
+    AdamW.
+
+    With pairs in place of the model nobody knows which parameter belongs to an Embedding or is tied, nor which buffers
+    there are: names alone decide.
+
+    Args:
+        lr: the preset's learning rate; only with a name or a Method (a spec has its own).
+        transport: ``Loopback(N)`` simulates N workers here, ``Group()`` is torch.distributed's ranks (build is
+            collective then); none is one worker.
+        seed: of the coins.
+        nonfinite: what a worker's infinite or NaN gradient does: the worker ``abstain``s from this step (default), all
+            ``skip`` it, or all ``raise``.
+        plugins: files of components that the spec may use; naming one runs it.
+
+    Raises:
+        SpecError, RoutingError, UnsupportedParameter: with what to write instead.
+
+    >>> from torch import nn
+    >>> opt = build("signmuon", nn.Linear(4, 2), lr=0.02)
+    >>> opt.bits()
+    Bits(up=7.2, down=7.2, round_trip=4.444444444444445)
+    """
+    plugins = list(plugins)
+    if lr is not None:
+        named = isinstance(spec, Method) or (isinstance(spec, str) and not Path(spec).suffix)
+        if not named:
+            because = "a spec gives every group its own learning rate"
+            raise SpecError(
+                [Problem("lr does not go with a spec", because=because, instead="set groups.N.lr in the spec")]
+            )
+        load_plugins(plugins)
+        spec = for_preset(spec, lr)  # type: ignore[arg-type]
+    return SignA(model, Spec.load(spec, plugins=plugins), transport=transport, seed=seed, nonfinite=nonfinite)
+
+
+__all__ = ["build"]
