@@ -97,8 +97,11 @@ class WireBucket:
         taking = [self._lane(status, index).ne(ABSENT).any(0) for index in range(len(self.lanes))]
         middles = [lane.middle for lane in self.lanes]
         pieces = [piece for piece, _ in parts]
-        if self.gathers or self.sharded:
-            whole = self._assemble(middles, [(pieces, results)])
+        if self.gathers or self.sharded:  # whole matrices, in order
+            whole = [
+                self._joined(middle, [fields for (at, _), fields in zip(pieces, results, strict=True) if at == index])
+                for index, middle in enumerate(middles)
+            ]
         else:
             payload = self._payloads([list(zip(pieces, results, strict=True))], clock, [])
             sizes = [self._size(middles, pieces, 1, 0) for pieces in self.mine]
@@ -142,14 +145,13 @@ class WireBucket:
     def _finish(self, index: int, whole: Fields, status: Tensor, taking: Tensor) -> Aggregate:
         """The aggregate of a lane as matrices: those taking part whose server is here."""
         lane, owned = self.lanes[index], self._owned[index]
-        here = [b for b in owned if taking[b]]
-        x = lane.middle.unpack(whole, 0, lane.entries)
-        x = x.view(-1, lane.up.m, lane.up.n)
-        silent = ~lane.active(self._lane(status, index)).any(0)
+        rows = [row for row, b in enumerate(owned) if taking[b]]
+        x = lane.middle.unpack(whole, 0, lane.entries).view(-1, lane.up.m, lane.up.n)
+        silent = ~lane.active(self._lane(status, index)).any(0)[owned]
         if bool(silent.any()):
             x = torch.where(silent.to(x.device)[:, None, None], 0, x)
-        x = x if len(here) == len(x) else x[torch.tensor(here, dtype=torch.int64, device=x.device)]
-        return Aggregate(x, here, taking.nonzero().flatten().tolist())
+        x = x if len(rows) == len(x) else x[torch.tensor(rows, dtype=torch.int64, device=x.device)]
+        return Aggregate(x, [owned[row] for row in rows], taking.nonzero().flatten().tolist())
 
     # Owners to replicas ------------------------------------------------------------------------------------------
 
@@ -261,12 +263,18 @@ class WireBucket:
             for index, block in pieces
         ]
 
+    def _joined(self, codec: Codec, parts: Sequence[Fields]) -> Fields:
+        """The fields of blocks of whole matrices, one behind the other."""
+        if not parts:
+            return [torch.zeros(0, f.columns, dtype=f.dtype, device=self.device) for f in codec.fields]
+        return [torch.cat(same) if len(same) > 1 else same[0] for same in zip(*parts, strict=True)]
+
     def _assemble(
         self, codecs: Sequence[Codec], found: Sequence[tuple[Sequence[Piece], Sequence[Fields]]]
     ) -> list[Fields]:
-        """Fields of whole stacks from pieces of them; what is no piece of anybody's here stays zero."""
+        """Fields of whole stacks from everybody's pieces of them."""
         whole = [
-            [torch.zeros(lane.matrices, f.columns, dtype=f.dtype, device=self.device) for f in codec.fields]
+            [torch.empty(lane.matrices, f.columns, dtype=f.dtype, device=self.device) for f in codec.fields]
             for lane, codec in zip(self.lanes, codecs, strict=True)
         ]
         for pieces, parts in found:
