@@ -176,7 +176,9 @@ class ScaledSigns(Codec):
     @property
     def fields(self) -> tuple[Field, ...]:
         """Words of signs, and the matrix's scales."""
-        return Field(words_for(self.m * self.n), WORD, torch.int64), Field(len(self._first()), 0, self.dtype)
+        mn = self.m * self.n
+        scales = {"matrix": 1, "row": self.m, "column": self.n, "block": -(-mn // self.block)}[self.per]
+        return Field(words_for(mn), WORD, torch.int64), Field(scales, 0, self.dtype)
 
     def pack(self, x: Tensor) -> list[Tensor]:
         """Sign bits and sizes. The message is scale times sign exactly, so any entry tells its scale."""

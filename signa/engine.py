@@ -48,7 +48,7 @@ class Engine:
                 most = max(1, MOST // max(1, key[0] * key[1] * key[2]))
                 for members in (every[i : i + most] for i in range(0, len(every), most)):
                     new.append((index, Stack(group, members, self.transport.local)))
-        homes = {id(stack.lane): (index, stack) for index, stack in new if stack.m * stack.n}
+        homes = {id(stack.lane): (index, stack) for index, stack in new if stack.entries}
         for bucket in self.transport.plan([stack.lane for _, stack in homes.values()]):
             places = [homes[id(lane)] for lane in bucket.lanes]
             for at, (_, stack) in enumerate(places):
@@ -78,14 +78,11 @@ class Engine:
         weight decay.
         """
         self.exact.honour_loads()
-        sent = []
-        for _, places in self._buckets:
+        for bucket, places in self._buckets:
             messages = []
             for index, stack in places:
                 gradients = [[row[id(p)] for p in stack.parameters] for row in rows]
                 messages.append(stack.send(gradients, *scalars[index], clock))
-            sent.append(messages)
-        for (bucket, places), messages in zip(self._buckets, sent, strict=True):
             aggregates = bucket.collect(messages, clock)
             served = [
                 stack.serve(x, here, *scalars[index], clock) if len(here) else x

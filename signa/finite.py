@@ -25,7 +25,7 @@ def first_nonfinite(gradients: Sequence[Tensor | None]) -> int | None:
     if not there:
         return None
     home = there[0][1].device
-    sums = torch.stack([grad.sum().to(home, torch.float32, non_blocking=True) for _, grad in there])
+    sums = torch.stack([grad.sum().to(home, torch.float32) for _, grad in there])
     suspects = (~sums.isfinite()).nonzero().flatten().tolist()
     return next((there[at][0] for at in suspects if not bool(there[at][1].isfinite().all())), None)
 

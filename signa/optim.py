@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .engine import Engine
-from .errors import Advice, GradientError, NonFinite, RoutingError, UnsupportedParameter
+from .errors import Advice, GradientError, NonFinite, RoutingError, SignaError, UnsupportedParameter
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
 from .reading import validated
 from .routing import Named, Route, Routing, check_parameter, clean_name, layout
@@ -63,7 +63,12 @@ class SignA(torch.optim.Optimizer):
             raise TypeError(f"the seed must be an integer, got {seed!r}")
         transport = default_transport() if transport is None else transport
         try:
-            self._setup(Routing.of(spec, model), transport, seed, nonfinite, buffers_of(model), model)
+            routing = Routing.of(spec, model)
+        except SignaError as error:  # the others must not wait; where all have the same error, it is just that
+            transport.agree({"error": str(error)}, None)
+            raise
+        try:
+            self._setup(routing, transport, seed, nonfinite, buffers_of(model), model)
         except BaseException as error:  # the other processes must not wait for this one
             transport.fail(error, 0)
             raise
@@ -107,8 +112,10 @@ class SignA(torch.optim.Optimizer):
         """What every process must have in common, as text."""
         from . import __version__
 
+        devices = sorted({str(route.named.parameter.device) for route in self.routing})
         layout = [
             f"{name} {tuple(parameter.shape)} {str(parameter.dtype).removeprefix('torch.')} in group {group}"
+            f" on device {devices.index(str(parameter.device))}"
             for name, parameter, group in sorted(
                 ((route.named.name, route.named.parameter, route.group) for route in self.routing), key=itemgetter(0)
             )
@@ -243,7 +250,7 @@ class SignA(torch.optim.Optimizer):
                 "scaler.unscale_ is not possible with several workers in one process, because it unscales the sum of "
                 "their gradients and not their own: leave it out (scaler.step unscales), and clip inside the blocks"
             )
-        return (1.0 if scale is None else 1.0 / float(scale.item())), bool(found.item())
+        return (1.0 if scale is None else 1.0 / float(scale.item())), bool(found)
 
     def _check_gradients(self, rows: list[list[Tensor | None]]) -> None:
         for row in rows:
@@ -357,6 +364,7 @@ class SignA(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: the parameters, and plain data to build the rest anew."""
+        self._engine.exact.refuse_inside("a copy")
         return {
             "routing": list(self.routing),
             "spec": self.spec,

@@ -61,6 +61,7 @@ class Rows:
 
     def drop(self) -> None:
         """Forget every row."""
+        self._start: list[Tensor | None] | None = None
         self._rows: list[list[Tensor | None]] = [[None] * len(self.parameters) for _ in self.local]
         self._sums = [parameter.grad for parameter in self.parameters] if not self.single else []
         self._versions = [_version(total) for total in self._sums]
@@ -95,18 +96,32 @@ class Rows:
             raise GradientError(f"worker({worker}) inside worker({self._inside}): blocks do not nest")
         if not self.single:
             self._check_outside()
-        buffers = [(module, name, getattr(module, name)) for module, name in self._buffers] if worker != 0 else []
-        kept = [(module, name, value, None if value is None else value.clone()) for module, name, value in buffers]
+        kept = self._swap_buffers(worker)
         self._enter(worker)
         try:
             yield
         finally:
             self._leave(worker)
             for module, name, buffer, value in kept:
-                if buffer is not None:
+                if buffer is not None and value is not None:
                     buffer.data = value
                 # Put back, too: a forward may have written the buffer, resized it, or put another in its place.
                 setattr(module, name, buffer)
+
+    def _swap_buffers(self, worker: int) -> list[tuple[nn.Module, str, Tensor | None, Tensor | None]]:
+        """Every worker begins with the buffers as they were before the step, as it would on a rank of its own, so a
+        worker that is not worker 0 is given copies of those; what worker 0 has made of them is put back afterwards."""
+        values = [getattr(module, name) for module, name in self._buffers]
+        if self._start is None:
+            self._start = [None if value is None else value.detach().clone() for value in values]
+        if worker == 0:
+            return []
+        kept = []
+        for (module, name), buffer, before in zip(self._buffers, values, self._start, strict=True):
+            kept.append((module, name, buffer, None if buffer is None else buffer.detach().clone()))
+            if buffer is not None and before is not None:
+                buffer.data = before.clone()
+        return kept
 
     def _enter(self, worker: int) -> None:
         self._inside = worker

@@ -38,6 +38,7 @@ def export_header(opt: SignA) -> dict[str, Any]:
         "seed": opt.seed,
         "step": opt.steps,
         "workers": opt.transport.workers,
+        "nonfinite": [[worker, name, count] for (worker, name), count in sorted(opt.nonfinite_counts.items())],
     }
 
 
@@ -86,7 +87,10 @@ def import_state(opt: SignA, data: Mapping[str, Any]) -> None:
     if problems := differences(opt, data):
         raise StateError("this state does not fit the optimizer:\n  " + "\n  ".join(problems))
     header = data["signa"]
+    counts = {(worker, name): count for worker, name, count in header.get("nonfinite", ())}
     opt.steps, opt.seed = header["step"], header["seed"]
+    opt.nonfinite_counts.clear()
+    opt.nonfinite_counts.update(counts)
     for route in opt.routing:
         for address, view in opt.state[route.named.parameter].items():
             view.copy_(data["state"][route.named.name][address])

@@ -47,6 +47,11 @@ class Stack:
         """The group's method."""
         return self.group.method
 
+    @property
+    def entries(self) -> int:
+        """Of all matrices; without any there is nothing to send."""
+        return self.rows * self.m * self.n
+
     @cached_property
     def _silent(self) -> Callable[[Tensor], Tensor]:
         return self.lane.up.silent
@@ -146,7 +151,7 @@ class Stack:
         """
         there = [(k, i) for k, row in enumerate(gradients) for i, g in enumerate(row) if g is not None]
         shape, device = (len(self.local), self.rows), self.parameters[0].device
-        if not there or self.m * self.n == 0:
+        if not there or not self.entries:
             nothing = torch.zeros((), dtype=self.dtype, device=device).expand(*shape, self.m, self.n)
             return Message(nothing, torch.full(shape, ABSENT, dtype=torch.uint8))
         grads = [self.routes[i].layout.matrices(gradients[k][i].detach()) for k, i in there]  # type: ignore[union-attr]
@@ -218,22 +223,21 @@ class Stack:
 
     def reset_exact(self) -> bool:
         """Start X and what follows it anew from the parameters, if those are not what was delivered. True if so."""
-        addresses = (
-            "replica.down.H",
-            f"{self.method.step_address}.x",
-            "server.down.h",
-        )  # what replicas have comes first
-        model = self.model()
-        own = model[list(self._owned)]
-        held = [
-            (self.state[address], own if address.startswith("server.") else model)
-            for address in addresses
-            if address in self.state
-        ]
-        if not held or torch.equal(held[0][1], held[0][0].to(self.parameters[0].dtype).to(self.dtype)):
+        if self.exact is None:
             return False
-        for value, new in held:
-            value.copy_(new)
+        model = self.model()
+        own, down = model[list(self._owned)], self.method.down.feedback
+        received = {f"replica.down.{name}": value for name, value in down.receiver(model).items()}
+        kept = {f"server.down.{name}": value for name, value in down.sender(own).items()}
+        kept[f"{self.method.step_address}.x"] = own
+        written = self.parameters[0].dtype
+        if all(
+            torch.equal(fresh, self.state[address].to(written).to(self.dtype))
+            for address, fresh in (received or {f"{self.method.step_address}.x": own}).items()
+        ):
+            return False
+        for address, fresh in (received | kept).items():
+            self.state[address].copy_(fresh)
         return True
 
 

@@ -255,7 +255,7 @@ def test_the_ranks_example_runs_and_goes_on(tmp_path: Path) -> None:
         for _ in range(2)
     )
     assert float(re.findall(r"step  60: ([\d.]+)%", first)[0]) > 90
-    assert "bucket 0: 26,384 entries, signs -> signs -> signs, majority_vote" in first
+    assert "bucket 0 (0.weight, ...): 26,384 entries, signs -> signs -> signs, majority_vote" in first
     assert "step" not in second.split("sent")[0]  # nothing was left to do
 
 

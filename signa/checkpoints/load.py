@@ -64,11 +64,11 @@ def load_checkpoint(
     ...     signa.load_checkpoint(folder, model, opt)
     {'step': 0, 'epoch': 3}
     """
+    if on_world_change not in get_args(WorldChange):
+        raise ValueError(f"on_world_change must be one of {', '.join(get_args(WorldChange))}: {on_world_change!r}")
     folder = Path(directory)
     world = World(opt.transport, "load_checkpoint", f"cannot load a checkpoint from '{folder}'")
     with world.step(opt.steps):
-        if on_world_change not in get_args(WorldChange):
-            raise ValueError(f"on_world_change must be one of {', '.join(get_args(WorldChange))}: {on_world_change!r}")
 
         def choose() -> list[str]:
             if world.rank:

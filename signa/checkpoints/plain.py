@@ -47,7 +47,8 @@ def plain(value: Any, where: str, copies: Copies | None = None) -> Any:
 def _copy(value: Tensor, copies: Copies) -> Tensor:
     if value.layout != torch.strided or not value.numel():
         return value.to("cpu", copy=True)
-    key = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride())
+    flags = (value.is_conj(), value.is_neg())
+    key = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride(), flags)
     if key not in copies:
         copies[key] = value.to("cpu", copy=True)
     return copies[key]

@@ -55,11 +55,11 @@ def save_checkpoint(
     ...     save_checkpoint(folder, model, signa.build("signmuon", model), epoch=3).name
     'step-00000000'
     """
+    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
+        raise ValueError(f"keep must be an integer from 1 on, or None to keep all, got {keep!r}")
     folder, name = Path(directory), files.step_name(opt.steps)
     world = World(opt.transport, "save_checkpoint", f"cannot save a checkpoint of step {opt.steps} to '{folder}'")
     with world.step(opt.steps):
-        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-            raise ValueError(f"keep must be an integer from 1 on, or None to keep all, got {keep!r}")
         own: dict[str, Any] = {}
         shared: dict[str, Any] = {}
 
@@ -164,7 +164,17 @@ def _shared(opt: SignA, model: nn.Module) -> dict[str, Any]:
 
 def model_state(model: nn.Module) -> dict[str, Any]:
     """The model's state by the names it has without DDP and torch.compile."""
-    return {clean_name(name): value for name, value in model.state_dict().items()}
+    found: dict[str, str] = {}
+    state = model.state_dict()
+    for name in state:
+        clean = clean_name(name)
+        if clean in found:
+            raise CheckpointError(
+                f"the model's '{found[clean]}' and '{name}' are both '{clean}' without the prefixes of DDP and "
+                "torch.compile: rename one of them"
+            )
+        found[clean] = name
+    return {clean: state[name] for clean, name in found.items()}
 
 
 def check_model(opt: SignA, model: nn.Module) -> None:

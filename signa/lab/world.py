@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -66,16 +66,18 @@ class World:
         """
         if not isinstance(self.transport, Group):
             return act()
-        told: dict[str, Any] = {}
-        refused: SpecError | None = None
-        if self.leads:
+        refused: list[SpecError] = []
+
+        def told_act() -> str:
             try:
-                told = {"value": act()}
+                return json.dumps({"value": act()})
             except SpecError as error:
-                refused, told = error, {"refused": str(error)}
-        told = json.loads(self.transport.ranks.texts(json.dumps(told), "the word of rank 0")[0])
-        if refused is not None:
-            raise refused
+                refused.append(error)
+                return json.dumps({"refused": str(error)})
+
+        told = json.loads(self.transport.ranks.word_of_the_first(told_act, "the word of rank 0"))
+        if refused:
+            raise refused[0]
         if "refused" in told:
             raise refusal(told["refused"])
         value: T = told["value"]

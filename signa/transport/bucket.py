@@ -13,18 +13,19 @@ from ..codec import Codec
 from . import header
 from .base import ABSENT, Aggregate, Clock, Lane, Message
 from .cut import Piece, everything
-from .payload import Fields, Reader, columns, pad, raw, shapes
+from .payload import Fields, Reader, Scratch, columns, pad, raw, shapes
 from .pool import aggregate
 from .ranks import Ranks
 
 
 @dataclass
 class Talk:
-    """What the headers of a step say: from here, and what came from elsewhere."""
+    """What the buckets of a group share: what the headers of a step say, from here and from elsewhere, and scratch."""
 
     layout: int = 0
     culprit: tuple[int, int] = (-1, -1)
     heard: dict[int, tuple[int, int]] = field(default_factory=dict)
+    scratch: Scratch = field(default_factory=Scratch)
 
     def head(self, clock: Clock, bucket: int) -> header.Header:
         """The header of a bucket's payloads."""
@@ -63,16 +64,17 @@ class WireBucket:
         self.mine = [everything(lanes)] * ranks.size if mine is None else [list(pieces) for pieces in mine]
         self.device = lanes[0].device
         self.home = ranks.home(self.device)
-        self._buffers: dict[str, Tensor] = {}
         self._starts = [0, *accumulate(lane.matrices for lane in lanes)]
-        self._owned = [self._matrices(index, ranks.rank) for index in range(len(lanes))]
+        self._matrices = [[self._of(index, rank) for rank in range(ranks.size)] for index in range(len(lanes))]
+        self._owned = [everybody[ranks.rank] for everybody in self._matrices]
 
     @property
     def exchange(self) -> str:
         """Its name."""
         return "allgather" if self.gathers else "alltoall"
 
-    def _matrices(self, lane: int, rank: int) -> list[int]:
+    def _of(self, lane: int, rank: int) -> list[int]:
+        """The matrices of a lane whose server a rank is."""
         if not self.sharded:
             return list(range(self.lanes[lane].matrices))
         blocks = [block for index, block in self.mine[rank] if index == lane]
@@ -129,7 +131,7 @@ class WireBucket:
         else:
             payload = self._payloads([cut(pieces) for pieces in self.mine], clock, [status])
             send = [self._size(ups, pieces, k, status.numel()) for pieces in self.mine]
-            came = self.ranks.swap(payload, send, sizes, what, self._buffer("came", sum(sizes), self.home))
+            came = self.ranks.swap(payload, send, sizes, what, self.talk.scratch.take("came", sum(sizes), self.home))
         self.talk.listen(header.read(came, self.ranks, self.talk.head(clock, self.number), what), self.ranks.rank)
         everybody, fields = [], []
         for count, payload in zip(self.held, came, strict=True):
@@ -171,14 +173,14 @@ class WireBucket:
             cut.append(((index, block), [field[row : row + block.matrices] for field in own[index]]))
         clock = Clock(0, self.ranks.step)
         payload = self._payloads([cut], clock, [torch.cat(silent)])
-        counts = [sum(len(self._matrices(i, r)) for i in range(len(self.lanes))) for r in range(self.ranks.size)]
+        counts = [sum(len(self._matrices[i][r]) for i in range(len(self.lanes))) for r in range(self.ranks.size)]
         sizes = [self._size(downs, pieces, 1, counts[r]) for r, pieces in enumerate(self.mine)]
         came = self._told(payload, sizes, clock, "the all-gather of server messages")
         found, quiet = [], [torch.zeros(lane.matrices, dtype=torch.bool) for lane in self.lanes]
         for rank, part in enumerate(came):
             flags = Reader(part).read((counts[rank],), torch.uint8).cpu().bool()
             for index in range(len(self.lanes)):
-                matrices = self._matrices(index, rank)
+                matrices = self._matrices[index][rank]
                 quiet[index][matrices] = flags[: len(matrices)]
                 flags = flags[len(matrices) :]
             found.append((self.mine[rank], self._fields(downs, self.mine[rank], part, counts[rank])))
@@ -196,13 +198,13 @@ class WireBucket:
         if not self.sharded:
             return x
         shape = x.shape[1:]
-        sizes = [len(self._matrices(lane, rank)) * shape.numel() * x.element_size() for rank in range(self.ranks.size)]
+        sizes = [len(self._matrices[lane][rank]) * shape.numel() * x.element_size() for rank in range(self.ranks.size)]
         payload = raw(x).to(self.home)
         out = torch.empty(self.lanes[lane].matrices, *shape, dtype=x.dtype, device=x.device)
         what = f"the exact model of bucket {self.number}"
         self.ranks.largest(what)
         for rank, part in enumerate(self.ranks.gather(payload, sizes, what)):
-            matrices = self._matrices(lane, rank)
+            matrices = self._matrices[lane][rank]
             out[matrices] = part.view(x.dtype).view(len(matrices), *shape).to(x.device)
         return out
 
@@ -217,31 +219,22 @@ class WireBucket:
         """A payload for each of the cuts, one behind the other: header, what comes ``first``, and the fields."""
         parts = [[*first, *(part for _, fields in cut for part in fields)] for cut in cuts]
         sizes = [header.SIZE + sum(pad(t.numel() * t.element_size()) for t in tensors) for tensors in parts]
-        out = self._buffer("sent", sum(sizes), self.device)
+        out = self.talk.scratch.take("sent", sum(sizes), self.device)
         at = 0
         for tensors in parts:
             at += header.SIZE
             for tensor in tensors:
                 size = tensor.numel() * tensor.element_size()
                 out[at : at + size].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+                out[at + size : at + pad(size)] = 0
                 at += pad(size)
         out = out.to(self.home)
         for payload in out.split(sizes):
             self.talk.head(clock, self.number).write(payload)
         return out
 
-    def _buffer(self, name: str, size: int, device: torch.device) -> Tensor:
-        """Bytes that are used again in every step (fresh ones fault in page by page, at a fifth of the speed).
-
-        What fills up to 8 bytes is zero and is never written.
-        """
-        key = f"{name} {size}"
-        if key not in self._buffers:
-            self._buffers[key] = torch.zeros(size, dtype=torch.uint8, device=device)
-        return self._buffers[key]
-
     def _gather(self, payload: Tensor, sizes: Sequence[int], what: str) -> list[Tensor]:
-        return self.ranks.gather(payload, sizes, what, self._buffer("came", sum(sizes), self.home))
+        return self.ranks.gather(payload, sizes, what, self.talk.scratch.take("came", sum(sizes), self.home))
 
     def _told(self, payload: Tensor, sizes: Sequence[int], clock: Clock, what: str) -> list[Tensor]:
         what = f"step {clock.step}, bucket {self.number}, {what}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import LayoutMismatch
 from . import digest
 from .payload import raw
 from .ranks import Ranks
@@ -26,34 +28,54 @@ class Followers:
         self._last: dict[tuple[tuple[int, str], ...], Tensor] = {}
 
     def follow(self, buffers: Buffers, what: str) -> None:
-        """Make them equal everywhere; collective."""
+        """Make them equal everywhere; collective.
+
+        Raises:
+            LayoutMismatch: a buffer has another shape or dtype on some rank.
+        """
         saved = [(m, name) for m, name in buffers if name not in m._non_persistent_buffers_set]
+        if not saved or self._ranks.size == 1:
+            return
         found = [getattr(module, name) for module, name in saved]
         tensors = [tensor for tensor in found if tensor is not None]
-        if not tensors or self._ranks.size == 1:
-            return
         key = tuple((id(module), name) for module, name in saved)
-        now, home = self._bytes(tensors), self._ranks.home(tensors[0].device)
-        flags = _changed(now, self._last.get(key), [tensor.nbytes for tensor in tensors]).to(home)
-        anywhere = torch.stack(self._ranks.gather(flags, [len(flags)] * self._ranks.size, what)).any(0).tolist()
-        moving = [tensor for tensor, flag in zip(tensors, anywhere, strict=True) if flag]
+        now = self._bytes(tensors)
+        changed = iter(_changed(now, self._last.get(key), [tensor.nbytes for tensor in tensors]))
+        # One number a buffer: twice a hash of what it is, and whether it changed.
+        own = [
+            0 if t is None else 2 * zlib.crc32(f"{tuple(t.shape)} {t.dtype}".encode()) + next(changed) for t in found
+        ]
+        wire = torch.tensor(own).to(self._ranks.control).view(torch.uint8)
+        came = self._ranks.gather(wire, [len(wire)] * self._ranks.size, what)
+        table = torch.stack([part.view(torch.int64) for part in came])
+        self._refuse_shapes(saved, found, (table >> 1).tolist(), what)
+        moving = [t for t, flag in zip(found, (table & 1).any(0).tolist(), strict=True) if flag and t is not None]
         digest.broadcast(moving, self._ranks, what)
         self._last[key] = self._bytes(tensors) if moving else now
 
+    def _refuse_shapes(self, saved: Buffers, found: Sequence[Tensor | None], table: list[list[int]], what: str) -> None:
+        for rank, row in enumerate(table):
+            for (module, name), tensor, here, there in zip(saved, found, table[self._ranks.rank], row, strict=True):
+                if here != there:
+                    own = "nothing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
+                    text = f"buffer '{name}' of a {type(module).__name__} is {own} on rank {self._ranks.rank}"
+                    text += f" and something else on rank {rank} in {what}"
+                    raise self._ranks.meet(LayoutMismatch, f"{text}: register it with persistent=False")
+
     @staticmethod
     def _bytes(tensors: Sequence[Tensor]) -> Tensor:
-        device = tensors[0].device
-        return torch.cat([raw(tensor.detach()).to(device) for tensor in tensors])
+        device = tensors[0].device if tensors else torch.device("cpu")
+        nothing = torch.zeros(0, dtype=torch.uint8, device=device)
+        return torch.cat([nothing, *(raw(tensor.detach()).to(device) for tensor in tensors)])
 
 
-def _changed(now: Tensor, before: Tensor | None, sizes: Sequence[int]) -> Tensor:
-    """Which of the parts of these bytes differ, one byte each."""
-    flags = torch.zeros(len(sizes), dtype=torch.uint8, device=now.device)
+def _changed(now: Tensor, before: Tensor | None, sizes: Sequence[int]) -> list[bool]:
+    """Which of the parts of these bytes differ."""
     if before is None or len(before) != len(now):
-        return flags + 1
+        return [True] * len(sizes)
     ends = torch.tensor(list(accumulate(sizes)), device=now.device)
-    flags[torch.bucketize((now != before).nonzero().flatten(), ends, right=True)] = 1
-    return flags
+    parts = set(torch.bucketize((now != before).nonzero().flatten(), ends, right=True).tolist())
+    return [at in parts for at in range(len(sizes))]
 
 
 __all__ = ["Followers"]

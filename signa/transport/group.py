@@ -20,7 +20,7 @@ from . import digest
 from .base import Bucket, Lane, Verdict
 from .bucket import Talk, WireBucket
 from .buffers import Followers
-from .costs import Choice, best, choices
+from .costs import best, choices
 from .cut import by_parameter, evenly
 from .header import WIRE_VERSION
 from .launch import join, leave
@@ -93,7 +93,7 @@ class Group:
         self._local = range(first, first + self._workers_here)
         self._talk = Talk()
         self._facts: list[str] = []
-        self._plan: list[tuple[WireBucket | RingBucket, list[Choice]]] = []
+        self._plan: list[str] = []
         self._followers = Followers(self.ranks)
         self._averaging = False
 
@@ -135,19 +135,15 @@ class Group:
             if not mates or sum(_nbytes(mate) for mate in mates[-1]) + _nbytes(lane) > most:
                 mates.append([])
             mates[-1].append(lane)
-        before, loads = len(self._plan), [0.0] * self.size  # a copy of an optimizer must split its server alike
-        for key, every in classes.items():
-            for members in every:
-                self._plan.append(self._bucket(members, loads, cuts=key[6]))
-        return [bucket for bucket, _ in self._plan[before:]]
+        loads = [0.0] * self.size  # anew for each plan: a copy of an optimizer must split its server alike
+        return [self._bucket(mates, loads, cuts=key[6]) for key, every in classes.items() for mates in every]
 
-    def _bucket(
-        self, lanes: list[Lane], loads: list[float], cuts: bool
-    ) -> tuple[WireBucket | RingBucket, list[Choice]]:
+    def _bucket(self, lanes: list[Lane], loads: list[float], cuts: bool) -> Bucket:
         number, serves = len(self._plan), lanes[0].serves
         found = choices(lanes, self.size, self.workers / self.size, self._link(lanes[0].device))
         if self.exchange == "ring" and _summable(lanes[0]):
-            return RingBucket(lanes, self.ranks, self.held, number, self._talk), found
+            self._plan.append(_told(number, lanes, "ring, as asked"))
+            return RingBucket(lanes, self.ranks, self.held, number, self._talk)
         wanted = [
             choice
             for choice in found
@@ -155,29 +151,20 @@ class Group:
             and (self.server == "auto" or not serves or choice.sharded == (self.server == "sharded"))
         ]
         chosen = best(wanted, serves)
+        others = "; ".join(str(choice) for choice in found if choice is not chosen)
+        self._plan.append(_told(number, lanes, f"{chosen} (not {others})"))
         mine = None
         if chosen.exchange == "alltoall":
             whole = chosen.sharded or not cuts
             mine = by_parameter(lanes, loads) if whole else evenly(lanes, self.size)
-        bucket = WireBucket(lanes, self.ranks, self.held, mine, sharded=chosen.sharded, number=number, talk=self._talk)
-        return bucket, sorted(found, key=lambda choice: choice is not chosen)
+        return WireBucket(lanes, self.ranks, self.held, mine, sharded=chosen.sharded, number=number, talk=self._talk)
 
     def _link(self, device: torch.device) -> str:
         return "gloo" if self.ranks.home(device).type == "cpu" else "nccl"
 
     def __str__(self) -> str:
         """What was chosen, bucket by bucket."""
-        lines = [f"{self!r}"]
-        for bucket, found in self._plan:
-            lane, count = bucket.lanes[0], sum(lane.matrices * lane.entries for lane in bucket.lanes)
-            names = " -> ".join(_alphabet(codec) for codec in (lane.up, lane.middle, lane.down))
-            lines.append(f"  bucket {bucket.number}: {count:,} entries, {names}, {lane.aggregate}")
-            head, *rest = found
-            if bucket.exchange == "ring":
-                lines.append("    ring, as asked")
-                continue
-            lines.append(f"    {head}" + (f" (not {'; '.join(map(str, rest))})" if rest else ""))
-        return "\n".join(lines)
+        return "\n".join([repr(self), *self._plan])
 
     def __repr__(self) -> str:
         """As it is written, with what the world is like."""
@@ -208,7 +195,8 @@ class Group:
     def require_same(self, mine: Mapping[str, str], what: str) -> None:
         """Refuse where ranks differ in any of these texts."""
         told = [json.loads(text) for text in self.ranks.texts(json.dumps(mine), what)]
-        differing = [key for key in mine if any(other.get(key) != told[0].get(key) for other in told)]
+        keys = dict.fromkeys(key for other in told for key in other)
+        differing = [key for key in keys if any(other.get(key) != told[0].get(key) for other in told)]
         if differing:
             lines = [_difference(key, [str(other.get(key)) for other in told]) for key in differing]
             remedy = "start every rank with the same code, spec, seed and model"
@@ -355,6 +343,14 @@ def _nbytes(lane: Lane) -> int:
 def _summable(lane: Lane) -> bool:
     probe = torch.zeros(1, 1, 1)
     return isinstance(lane.up, Dense) and lane.aggregate.of_sum(probe, torch.ones(1)) is not None
+
+
+def _told(number: int, lanes: Sequence[Lane], choice: str) -> str:
+    """A bucket and its exchange in words."""
+    count = sum(lane.matrices * lane.entries for lane in lanes)
+    names = " -> ".join(_alphabet(codec) for codec in (lanes[0].up, lanes[0].middle, lanes[0].down))
+    label = lanes[0].label + (", ..." if len(lanes) > 1 else "")
+    return f"  bucket {number} ({label}): {count:,} entries, {names}, {lanes[0].aggregate}\n    {choice}"
 
 
 def _alphabet(codec: Any) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..codec import Block, Signs
+from ..codec import Block, Signs, Ternary
 from ..packing import WORD, words_for
 from .base import VOICE, Clock, Lane
 from .payload import Fields
@@ -20,15 +20,24 @@ def aggregate(lane: Lane, block: Block, parts: Fields, status: Tensor, clock: Cl
     Signs are counted as words where the aggregator knows how; all else is unpacked.
     """
     status = status[:, block.first : block.last]
-    if isinstance(lane.up, Signs) and (counted := _count(lane, block, parts[0], lane.active(status), clock)):
+    if _countable(lane) and (counted := _count(lane, block, parts[0], lane.active(status), clock)):
         return counted[: len(lane.middle.fields)]
     rows = lane.up.unpack([part.flatten(0, 1) for part in parts], block.start, block.stop)
     rows = rows.view(len(status), block.matrices, 1, block.length)
-    voice = (status == VOICE).to(device)
-    rows = rows if bool(voice.all()) else torch.where(voice[..., None, None], rows, 0)
+    voice = status == VOICE
+    rows = rows if bool(voice.all()) else torch.where(voice[..., None, None].to(device), rows, 0)
     ctx = lane.context(clock, range(block.first, block.last), block.start // WORD)
     x = lane.aggregate(rows, lane.active(status).to(device), ctx)
     return lane.middle.pack(x.flatten(-2))
+
+
+def _countable(lane: Lane) -> bool:
+    """Whether words say everything: +-1 goes in, no silent message is counted, and signs come out."""
+    return (
+        isinstance(lane.up, Signs)
+        and isinstance(lane.middle, Signs | Ternary)
+        and not (lane.aggregate.counts_silent or lane.counts_absent)
+    )
 
 
 def _count(lane: Lane, block: Block, planes: Tensor, active: Tensor, clock: Clock) -> Fields | None:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from ..errors import CollectiveTimeout, CorruptMessage, LayoutMismatch, PeerLost
 FAULTS: dict[str, type[WireError]] = {
     cls.__name__: cls for cls in (PeerLost, CollectiveTimeout, LayoutMismatch, ReplicaDrift, CorruptMessage, WireError)
 }
+_HOST = ("gloo", "mpi")
 _LOOK = 0.25  # seconds between two looks at what other processes report, while waiting
 _ANSWER = 1.0  # seconds that the store may take
 _ROLL_CALL = 1.0  # seconds that survivors give each other to answer
@@ -38,7 +40,7 @@ class Ranks:
         self.rank: int = group.rank()
         self.size: int = group.size()
         self.fault: WireError | None = None
-        self._deaf = False
+        self._asking: threading.Thread | None = None
         # Longer than our own, so that nobody's backend closes connections, as if he had died, before he has reported.
         self._patience = timedelta(seconds=timeout + 1)
         # Several Ranks may share a group, one after the other or at once: each has its own place in the store.
@@ -48,11 +50,24 @@ class Ranks:
 
     def home(self, device: torch.device) -> torch.device:
         """Where payloads lie for this group: on the device itself, or in host memory where gloo carries them."""
+        name = self._backend(device)
+        if name in _HOST:
+            return torch.device("cpu")
+        return device if name else self.control
+
+    @cached_property
+    def control(self) -> torch.device:
+        """Where the numbers lie that ranks tell each other beside the payloads: in host memory, if anything carries it
+        from there."""
+        name = self._backend(torch.device("cpu")) or self.group.name().lower()
+        return torch.device("cpu") if name in _HOST else torch.device("cuda", torch.cuda.current_device())
+
+    def _backend(self, device: torch.device) -> str:
+        """The name of what carries tensors of a device, or nothing (a group made by hand is one backend for all)."""
         try:
-            name = self.group._get_backend(device).name()
+            return str(self.group._get_backend(device).name()).lower()
         except (AttributeError, RuntimeError):
-            name = self.group.name()
-        return torch.device("cpu") if name.lower() in ("gloo", "mpi") else device
+            return ""
 
     # Collectives -------------------------------------------------------------------------------------------------
 
@@ -104,7 +119,7 @@ class Ranks:
         """
         code = zlib.crc32(what.encode())
         own = torch.tensor([code, -code, *map(int, values), *[0] * (2 - len(values))])
-        own = own.to(self.home(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+        own = own.to(self.control)
         options = dist.AllreduceOptions()
         options.reduceOp, options.timeout = dist.ReduceOp(dist.ReduceOp.MAX), self._patience
         self._finish(lambda: self.group.allreduce([own], options), what)
@@ -119,10 +134,37 @@ class Ranks:
         data = bytearray(text.encode())
         (longest,) = self.largest(what, len(data))
         data += bytes(max(longest, 1) - len(data))
-        device = self.home(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        wire = torch.frombuffer(data, dtype=torch.uint8).to(device)
+        wire = torch.frombuffer(data, dtype=torch.uint8).to(self.control)
         came = self.gather(wire, [len(data)] * self.size, what)
         return [bytes(part.cpu().numpy()).rstrip(b"\0").decode() for part in came]
+
+    def word_of_the_first(self, act: Callable[[], str], what: str) -> str:
+        """Rank 0's text, on every rank. ``act`` may take longer than the timeout: the others are kept waiting in
+        rounds, by a thread, so that it is told from a rank that is gone."""
+        if self.rank:
+            text = ""
+            while not text:
+                text = self.texts("", what)[0]
+            return text
+        done, failed = threading.Event(), []
+
+        def rounds() -> None:
+            try:
+                while not done.wait(self.timeout / 4):
+                    self.texts("", what)
+            except WireError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=rounds, daemon=True)
+        thread.start()
+        try:
+            text = act()
+        finally:
+            done.set()
+            thread.join()
+        if failed:
+            raise failed[0]
+        return self.texts(text, what)[0]
 
     def _count(self, sent: int, received: int) -> None:
         self.sent += sent
@@ -185,18 +227,17 @@ class Ranks:
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """What the store answers; None where its host is dead, or hangs, for which a store would wait without end."""
-        if self._deaf:
-            return None
+        if self._asking is not None and self._asking.is_alive():
+            return None  # it has not answered the last question yet
         answers: list[Any] = []
 
         def run() -> None:
             with suppress(Exception):
                 answers.append(question())
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(_ANSWER)
-        self._deaf = thread.is_alive()
+        self._asking = threading.Thread(target=run, daemon=True)
+        self._asking.start()
+        self._asking.join(_ANSWER)
         return answers[0] if answers else None
 
     def _adopt(self, reported: str, own: bool = False) -> WireError:

@@ -646,3 +646,20 @@ def test_killed_at_random_moments_and_resumed_it_ends_where_the_uninterrupted_ru
     last = start(tmp_path / "killed")
     assert line(last)[0] == "ready" and line(last) == expected
     assert last.wait() == 0
+
+
+def test_buffers_whose_names_meet_are_refused(tmp_path: Path) -> None:
+    """``module.`` is what DDP puts in front, so a child of that name must not hide a buffer of its parent."""
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.BatchNorm1d(3)
+            self.head = nn.Linear(3, 2)
+            self.register_buffer("running_mean", torch.ones(3))
+
+    model = Wrapper()
+    opt = signa.build("signmuon", model, lr=0.1)
+    with pytest.raises(CheckpointError, match="'running_mean' and 'module.running_mean' are both 'running_mean'"):
+        signa.save_checkpoint(tmp_path, model, opt)
+    assert not list(tmp_path.iterdir())

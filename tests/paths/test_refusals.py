@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 import signa
 from signa import engine, rule
 from signa.errors import GradientError, RegistryError, RoutingError, StateError
+from signa.feedback import EF21, feedbacks
 from signa.lab.compare import refuse_changes
 from signa.lab.settings import load_experiment
 from signa.lmo import Row
 from signa.routing import Layout
+from signa.stage import Context, State
 
 
 def weights(*shape: int, seed: int = 0) -> nn.Parameter:
@@ -326,3 +330,67 @@ def test_what_a_method_has_derived_is_no_part_of_its_spec() -> None:
     before, text, sentence = spec.id, spec.dump(), str(spec.groups[3].method)
     assert spec.groups[3].method.step_address == "server.step"  # cached from here on
     assert (spec.id, spec.dump(), str(spec.groups[3].method)) == (before, text, sentence)
+
+
+def test_a_plug_in_feedback_that_carries_the_model_is_reset_whole() -> None:
+    """Whatever its state is called: after foreign weights, one small step stays near them, as with ef21."""
+
+    class Renamed(EF21):
+        kind: Literal["test_renamed"] = "test_renamed"  # type: ignore[assignment]
+
+        def sender(self, x0: Tensor) -> State:
+            return {"a": x0.clone()}
+
+        def receiver(self, x0: Tensor) -> State:
+            return {"b": x0.clone()}
+
+        def encode(self, u: Tensor, compress: Any, state: State, ctx: Context) -> Tensor:
+            return super().encode(u, compress, {"h": state["a"]}, ctx)
+
+        def decode(self, a: Tensor, state: State) -> Tensor:
+            return super().decode(a, {"H": state["b"]})
+
+    feedbacks.register(Renamed)
+    try:
+        found = []
+        for feedback in ("ef21", "test_renamed"):
+            w = weights(8, 8, seed=0)
+            method = signa.Method(worker="momentum", server="linf step", down=f"{feedback}(scaled_sign)", replica=())
+            opt = signa.build({"groups": [{"match": "*", "method": method, "lr": 0.01}]}, [("w", w)])
+            for t in range(4):
+                if t == 3:
+                    with torch.no_grad():
+                        w.copy_(weights(8, 8, seed=5))
+                w.grad = weights(8, 8, seed=10 + t).detach()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", signa.Advice)
+                    opt.step()
+            found.append(w.detach().clone())
+        assert torch.equal(found[0], found[1])
+        assert float((found[0] - weights(8, 8, seed=5).detach()).abs().max()) < 0.03
+    finally:
+        feedbacks.unregister("test_renamed")
+
+
+def test_no_copy_is_made_of_the_exact_model() -> None:
+    opt = signa.build("ef21muonsign", nn.Linear(6, 4), lr=0.02)
+    with opt.exact(), pytest.raises(StateError, match="a copy inside"):
+        copy.deepcopy(opt)
+    assert copy.deepcopy(opt).steps == 0
+
+
+def test_a_scaler_that_saw_no_gradient_says_an_integer() -> None:
+    """torch.amp.GradScaler hands over ``found_inf = 0``, no tensor, where no parameter had a gradient."""
+    opt = signa.build("signmuon", nn.Linear(6, 4), lr=0.02)
+    opt.found_inf, opt.grad_scale = 0, torch.tensor(2.0)
+    opt.step()
+    assert opt.steps == 1
+
+
+def test_counts_of_gradients_that_are_not_finite_are_state() -> None:
+    w = weights(6, 4)
+    opt = signa.build({"groups": [{"match": "*", "method": "signmuon", "lr": 0.1}]}, [("w", w)])
+    w.grad = torch.full((6, 4), torch.nan)
+    with pytest.warns(signa.Advice, match="'w' of worker 0 is not finite at step 0"):
+        opt.step()
+    assert copy.deepcopy(opt).nonfinite_counts == {(0, "w"): 1}
