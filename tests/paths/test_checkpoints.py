@@ -660,6 +660,6 @@ def test_buffers_whose_names_meet_are_refused(tmp_path: Path) -> None:
 
     model = Wrapper()
     opt = signa.build("signmuon", model, lr=0.1)
-    with pytest.raises(CheckpointError, match="'running_mean' and 'module.running_mean' are both 'running_mean'"):
+    with pytest.raises(CheckpointError, match="are both 'running_mean'"):
         signa.save_checkpoint(tmp_path, model, opt)
     assert not list(tmp_path.iterdir())
