@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -91,16 +92,16 @@ class Hosts:
     """One network namespace per rank, on a bridge; or none, where the system does not let us."""
 
     def __init__(self, ranks: int, rate: str) -> None:
-        self.ranks, self.bridge = ranks, "signabr"
-        self.names = [f"signa{rank}" for rank in range(ranks)]
-        self.close()
+        own = os.getpid() % 100_000  # two benchmarks at once must not take each other's network away
+        self.ranks, self.bridge = ranks, f"sb{own}"
+        self.names = [f"s{own}-{rank}" for rank in range(ranks)]
         try:
             self._ip("link", "add", self.bridge, "type", "bridge")
             self._ip("link", "set", self.bridge, "up")
             for rank, name in enumerate(self.names):
                 self._ip("netns", "add", name)
-                self._ip("link", "add", f"sv{rank}", "type", "veth", "peer", "name", "eth0", "netns", name)
-                self._ip("link", "set", f"sv{rank}", "master", self.bridge, "up")
+                self._ip("link", "add", f"v{name}", "type", "veth", "peer", "name", "eth0", "netns", name)
+                self._ip("link", "set", f"v{name}", "master", self.bridge, "up")
                 self._ip("-n", name, "addr", "add", f"10.77.0.{rank + 1}/24", "dev", "eth0")
                 self._ip("-n", name, "link", "set", "eth0", "up")
                 self._ip("-n", name, "link", "set", "lo", "up")
@@ -158,11 +159,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rate", default="", help="of every link, for tc: 100mbit")
     parser.add_argument("--worker", default="")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "wire.json")
+    parser.add_argument("--out", type=Path, help="where the figures go; with no argument at all, results/wire.json")
     options = parser.parse_args()
+    out = options.out or (HERE / "results" / "wire.json" if len(sys.argv) == 1 else None)
     if options.worker:
         worker(options.worker, options.entries, options.steps)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespaces go as well
     found = []
     print("bits per parameter, worker and step, sent: payload, and at the interface; seconds per step")
     for ranks in map(int, options.ranks.split(",")):
@@ -190,8 +193,8 @@ def main() -> None:
         finally:
             hosts.close()
     environment = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps({"environment": environment, "runs": found}, indent=1) + "\n")
+    if out:
+        out.write_text(json.dumps({"environment": environment, "runs": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

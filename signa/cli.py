@@ -155,7 +155,7 @@ def main() -> None:
             print("interrupted; what was measured stays in the run folder", file=sys.stderr)
         _leave(130)
     except Exception as error:
-        from .errors import SignaError, SpecError
+        from .errors import SignaError, SpecError, WireError
 
         if not isinstance(error, SignaError):
             if ranks() == 1:
@@ -163,6 +163,8 @@ def main() -> None:
             traceback.print_exc()
             _leave(1)
         text = f"error: {error}"
+        if isinstance(error, WireError):
+            text = f"error: {type(error).__name__}: {error}: go on with signa train --resume and the run's folder"
         if ranks() > 1:
             text = f"rank {os.environ.get('RANK')}: " + "; ".join(line.strip() for line in text.splitlines())
         print(f"{text}\n", end="", file=sys.stderr)  # in one piece: other ranks write as well

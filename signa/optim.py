@@ -62,6 +62,9 @@ class SignA(torch.optim.Optimizer):
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise TypeError(f"the seed must be an integer, got {seed!r}")
         transport = default_transport() if transport is None else transport
+        if isinstance(transport, type) or not callable(getattr(transport, "plan", None)):
+            got = transport.__name__ if isinstance(transport, type) else repr(transport)
+            raise TypeError(f"transport must be signa.Loopback(5) or signa.Group(), with parentheses, got {got}")
         try:
             routing = Routing.of(spec, model)
         except SignaError as error:  # the others must not wait; where all have the same error, it is just that
@@ -196,7 +199,9 @@ class SignA(torch.optim.Optimizer):
         self._check_gradients(rows)
         if self._fresh:
             self._fresh = False
-            self.transport.first([grad for row in rows for grad in row if grad is not None])
+            there = zip(self.routing, zip(*rows, strict=True), strict=True)
+            named = {route.named.name: (route.named.parameter, grads) for route, grads in there}
+            self.transport.first({n: (p, [g for g in grads if g is not None]) for n, (p, grads) in named.items()})
         bad = {} if infinite else self._nonfinite(rows)
         ask = unscale is not None or self.nonfinite != "abstain"
         verdict = self.transport.before(Verdict(infinite, next(iter(bad.items()), None)), ask=ask)

@@ -18,7 +18,7 @@ from .archive import Archive, locate
 from .files import SHARED
 from .plain import cuda_devices, plain, restore_random
 from .redistribute import Policy, worker_state
-from .save import check_model, model_state
+from .save import check_arguments, check_model, model_state
 from .world import World
 
 WorldChange = Literal["error", "mean", "reset", "remap"]
@@ -66,6 +66,7 @@ def load_checkpoint(
     """
     if on_world_change not in get_args(WorldChange):
         raise ValueError(f"on_world_change must be one of {', '.join(get_args(WorldChange))}: {on_world_change!r}")
+    check_arguments(model, opt)
     folder = Path(directory)
     world = World(opt.transport, "load_checkpoint", f"cannot load a checkpoint from '{folder}'")
     with world.step(opt.steps):

@@ -57,6 +57,7 @@ def save_checkpoint(
     """
     if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
         raise ValueError(f"keep must be an integer from 1 on, or None to keep all, got {keep!r}")
+    check_arguments(model, opt)
     folder, name = Path(directory), files.step_name(opt.steps)
     world = World(opt.transport, "save_checkpoint", f"cannot save a checkpoint of step {opt.steps} to '{folder}'")
     with world.step(opt.steps):
@@ -160,6 +161,13 @@ def _shared(opt: SignA, model: nn.Module) -> dict[str, Any]:
         "state": plain(export_views(opt, "replica"), "the replicas' state"),
         "model": plain(model_state(model), "the model's state_dict()"),
     }
+
+
+def check_arguments(model: Any, opt: Any) -> None:
+    """Refuse what is no model, or no optimizer of ours."""
+    if not isinstance(model, nn.Module) or not isinstance(opt, SignA):
+        got = f"a {type(model).__name__} and a {type(opt).__name__}"
+        raise TypeError(f"a checkpoint is of a model and its signa.SignA, in this order, got {got}")
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:

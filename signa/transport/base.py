@@ -154,8 +154,8 @@ class Transport(Protocol):
         """What anybody's verdict is (with ``ask``, else the own one). Raises what is known to be wrong."""
         ...
 
-    def first(self, gradients: Sequence[Tensor]) -> None:
-        """The local gradients of an optimizer's first step, for advice."""
+    def first(self, gradients: Mapping[str, tuple[Tensor, Sequence[Tensor]]]) -> None:
+        """The local workers' gradients of an optimizer's first step, by name and with their parameter."""
         ...
 
     def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:

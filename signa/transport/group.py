@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from ..codec import Block, Dense
-from ..errors import Advice, AveragedGradients, LayoutMismatch, PeerLost, WireError
+from ..errors import PeerLost, WireError
 from . import digest
+from .agreement import Averaging, require_same
 from .base import Bucket, Lane, Verdict
 from .bucket import Talk, WireBucket
 from .buffers import Followers
@@ -49,7 +49,7 @@ class Group:
         server: ``sharded`` splits the server's work and state over ranks, parameter by parameter; ``replicated`` does
             it everywhere; ``auto`` takes what sends least.
         bucket_mb: packed megabytes of one worker's messages that travel together.
-        timeout: seconds that a collective may take before everybody raises CollectiveTimeout.
+        timeout: seconds (or a timedelta) that a collective may take before everybody raises CollectiveTimeout.
         check_replicas_every: steps between two comparisons of the replicas' digests; 0 never compares.
         store: the group's key-value store, where torch does not know it (a group made by hand).
 
@@ -65,27 +65,40 @@ class Group:
         *,
         server: Server = "auto",
         bucket_mb: float = 4.0,
-        timeout: float = 300.0,
+        timeout: float | timedelta = 300.0,
         check_replicas_every: int = 100,
         store: Any = None,
     ) -> None:
         for name, value, allowed in (("exchange", exchange, Exchange), ("server", server, Server)):
             if value not in get_args(allowed):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
-        if isinstance(workers_per_rank, bool) or not isinstance(workers_per_rank, int) or workers_per_rank < 1:
-            raise ValueError(f"workers_per_rank must be an integer from 1 on, got {workers_per_rank!r}")
-        if not bucket_mb > 0 or not timeout > 0 or check_replicas_every < 0:
-            raise ValueError("bucket_mb and timeout must be positive, and check_replicas_every not negative")
+        for name, number, least in (
+            ("workers_per_rank", workers_per_rank, 1),
+            ("check_replicas_every", check_replicas_every, 0),
+        ):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise ValueError(f"{name} must be an integer from {least} on, got {number!r}")
+        timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        for name, size in (("bucket_mb", bucket_mb), ("timeout", timeout)):
+            if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 1e9:
+                raise ValueError(f"{name} must be a positive number, got {size!r}")
         if exchange == "allgather" and server == "sharded":
             raise ValueError("in an all-gather everybody serves: set server='replicated', or exchange='alltoall'")
         self.exchange, self.server, self.bucket_mb = exchange, server, float(bucket_mb)
-        self.check_replicas_every, self._timeout, self._workers_here = check_replicas_every, timeout, workers_per_rank
+        self.check_replicas_every, self._workers_here, self._timeout = (
+            check_replicas_every,
+            workers_per_rank,
+            float(timeout),
+        )
         self._attach(process_group, store)
 
     def _attach(self, process_group: Any, store: Any = None) -> None:
         group = process_group.get_group() if hasattr(process_group, "get_group") else process_group
         self._opened = group is None and _join_default(self._timeout)
         group = dist.group.WORLD if group is None else group
+        if not callable(getattr(group, "rank", None)):
+            what = f"{process_group!r} is no process group"
+            raise TypeError(f"{what}: pass one of torch.distributed, a DeviceMesh, or nothing for the default group")
         self.ranks = Ranks(group, _store(group) if store is None else store, self._timeout)
         told = self.ranks.texts(str(self._workers_here), "signa.Group()")
         self.held = tuple(int(text) for text in told)
@@ -95,7 +108,7 @@ class Group:
         self._facts: list[str] = []
         self._plan: list[str] = []
         self._followers = Followers(self.ranks)
-        self._averaging = False
+        self._averaging = Averaging(self.ranks)
 
     @property
     def rank(self) -> int:
@@ -182,31 +195,14 @@ class Group:
         Raises:
             LayoutMismatch: naming what differs, and where. On every rank.
         """
-        if isinstance(model, DistributedDataParallel) and self.size > 1:
-            model.register_forward_pre_hook(self._watch)
+        self._averaging.watch(model)
         own = {key: getattr(self, key) for key in ("exchange", "server", "bucket_mb", "check_replicas_every")}
         own |= {"wire": WIRE_VERSION, "torch": torch.__version__.split("+")[0]}
         mine = {**{key: str(value) for key, value in own.items()}, **facts}
-        self.require_same(mine, "the start")
+        require_same(self.ranks, mine, "the start")
         self._facts.append(json.dumps(mine, sort_keys=True))
         text = "\n".join([*self._facts, str(self.held)])
         self._talk.layout = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-    def require_same(self, mine: Mapping[str, str], what: str) -> None:
-        """Refuse where ranks differ in any of these texts."""
-        told = [json.loads(text) for text in self.ranks.texts(json.dumps(mine), what)]
-        keys = dict.fromkeys(key for other in told for key in other)
-        differing = [key for key in keys if any(other.get(key) != told[0].get(key) for other in told)]
-        if differing:
-            lines = [_difference(key, [str(other.get(key)) for other in told]) for key in differing]
-            remedy = "start every rank with the same code, spec, seed and model"
-            raise self.ranks.meet(LayoutMismatch, f"ranks differ in {'; '.join(lines)}: {remedy}")
-
-    def _watch(self, module: DistributedDataParallel, inputs: Any) -> None:
-        """DDP averages in the backward pass of a forward pass outside no_sync(), unless its hook does nothing."""
-        silent = any(getattr(hook, "__name__", "") == "noop_hook" for hook, _ in getattr(module, "_comm_hooks", ()))
-        if module.require_backward_grad_sync and torch.is_grad_enabled() and not silent:
-            self._averaging = True
 
     def refuse(self) -> None:
         """Refuse to go on after a fault.
@@ -220,12 +216,7 @@ class Group:
         """The own verdict, or with ``ask`` that of all ranks."""
         self._talk.heard.clear()
         self._talk.culprit = verdict.culprit or (-1, -1)
-        if self._averaging:
-            raise AveragedGradients(
-                "DistributedDataParallel has averaged the gradients, so every worker would send the same message: "
-                "take it off (signa.replicate(model, group) makes the replicas equal), or run backward under "
-                "model.no_sync(), or register torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks.noop_hook"
-            )
+        self._averaging.refuse()
         if not ask:
             return verdict
         worker, parameter = verdict.culprit or (_NOBODY, 0)
@@ -234,20 +225,13 @@ class Group:
         worker, parameter = divmod(-first, 1 << 32)
         return Verdict(bool(infinite), None if worker == _NOBODY else (worker, parameter))
 
-    def first(self, gradients: Sequence[Tensor]) -> None:
-        """Advise where every rank has the same gradients: it has averaged them, or all train on the same data."""
-        if self.size == 1:
-            return
-        own = sum(int(digest.digest(grad)) for grad in gradients)
-        told = set(self.ranks.texts(str(own), "the first step"))  # also without a gradient: others wait for this
-        if len(told) == 1 and own and self.rank == 0:
-            warnings.warn(
-                Advice(
-                    "all ranks have the same gradients in the first step: give every rank its own data, and do not "
-                    "average gradients before the optimizer (DistributedDataParallel does)"
-                ),
-                stacklevel=6,
-            )
+    def first(self, gradients: Mapping[str, tuple[Tensor, Sequence[Tensor]]]) -> None:
+        """Refuse gradients that a wrapper has averaged, and advise against the same data everywhere.
+
+        Raises:
+            AveragedGradients: with the remedies.
+        """
+        self._averaging.first(gradients)
 
     def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:
         """Refuse where replicas differ by a bit.
@@ -304,10 +288,18 @@ class Group:
 
 
 def replicate(model: nn.Module, group: Group) -> None:
-    """Give every rank the parameters and buffers of rank 0; collective. Call it before ``signa.build``."""
+    """Give every rank the parameters and buffers of rank 0; collective. Call it before ``signa.build``.
+
+    Raises:
+        LayoutMismatch: the models differ in names, shapes or dtypes.
+    """
+    given: tuple[object, object] = (model, group)
+    if not isinstance(given[0], nn.Module) or not isinstance(given[1], Group):
+        what = " and a ".join(type(thing).__name__ for thing in given)
+        raise TypeError(f"signa.replicate takes a model and a signa.Group, got a {what}: write replicate(model, group)")
     tensors = [*model.named_parameters(), *model.named_buffers()]
     layout = "\n".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors)
-    group.require_same({"model": layout}, "signa.replicate()")
+    require_same(group.ranks, {"model": layout}, "signa.replicate()")
     digest.broadcast_model(model, group.ranks)
 
 
@@ -355,22 +347,6 @@ def _told(number: int, lanes: Sequence[Lane], choice: str) -> str:
 
 def _alphabet(codec: Any) -> str:
     return {"ScaledSigns": "scaled signs"}.get(type(codec).__name__, type(codec).__name__.lower())
-
-
-def _difference(key: str, values: list[str]) -> str:
-    """One fact that differs, with the first line of it that does."""
-    lines = [value.splitlines() or [""] for value in values]
-    at = next((i for i in range(max(map(len, lines))) if len({tuple(own[i : i + 1]) for own in lines}) > 1), 0)
-    shown: dict[str, list[int]] = {}
-    for rank, own in enumerate(lines):
-        shown.setdefault(own[at] if at < len(own) else "nothing", []).append(rank)
-    common = next((place for place, letters in enumerate(zip(*shown)) if len(set(letters)) > 1), 0)
-    start = common - 60 if common > 80 else 0  # a spec is one long line
-    told = [
-        f"{'...' if start else ''}{text[start : start + 200]} on rank {', '.join(map(str, ranks))}"
-        for text, ranks in shown.items()
-    ]
-    return f"{key}: {' | '.join(told)}"
 
 
 __all__ = ["Group", "replicate"]

@@ -49,7 +49,7 @@ class Loopback:
         """The own one."""
         return verdict
 
-    def first(self, gradients: Sequence[Tensor]) -> None:
+    def first(self, gradients: Mapping[str, tuple[Tensor, Sequence[Tensor]]]) -> None:
         """Nothing to compare them with."""
 
     def compare(self, replicas: Mapping[str, Tensor], step: int) -> None:

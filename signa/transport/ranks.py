@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import zlib
@@ -17,10 +18,20 @@ from torch import Tensor
 from torch import distributed as dist
 from torch._C import _distributed_c10d as c10d
 
-from ..errors import CollectiveTimeout, CorruptMessage, LayoutMismatch, PeerLost, Poisoned, ReplicaDrift, WireError
+from ..errors import (
+    AveragedGradients,
+    CollectiveTimeout,
+    CorruptMessage,
+    LayoutMismatch,
+    PeerLost,
+    Poisoned,
+    ReplicaDrift,
+    WireError,
+)
 
 FAULTS: dict[str, type[WireError]] = {
-    cls.__name__: cls for cls in (PeerLost, CollectiveTimeout, LayoutMismatch, ReplicaDrift, CorruptMessage, WireError)
+    cls.__name__: cls
+    for cls in (PeerLost, CollectiveTimeout, LayoutMismatch, ReplicaDrift, CorruptMessage, AveragedGradients, WireError)
 }
 _HOST = ("gloo", "mpi")
 _LOOK = 0.25  # seconds between two looks at what other processes report, while waiting
@@ -207,7 +218,7 @@ class Ranks:
             elapsed = time.monotonic() - begun
             late = "imed out" in str(error) or "timeout" in str(error).lower()
             kind = CollectiveTimeout if late else PeerLost
-            said = str(error).splitlines()[0][:200]
+            said = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0][:200]
             raise self.meet(kind, f"{what} failed after {elapsed:.1f} s ({said})") from error
 
     def meet(self, kind: type[WireError], text: str, *, call: bool = True) -> WireError:

@@ -116,7 +116,9 @@ def test_a_dead_rank_is_named_and_its_run_goes_on_in_one_process(monkeypatch: Pa
     plugin = ("--plugin", str(tmp_path / "ending.py"), "--workers", "3", "--name", "dead")
     (code, _, err), (killed, out, _) = pair(*words(tmp_path, *EVERY, *plugin), HOW="kill")
     assert (code, killed, out) == (1, -9, "")
-    assert re.fullmatch(r"rank 0: error: .*no sign of life from rank 1\n", err), err
+    assert re.fullmatch(
+        r"rank 0: error: PeerLost: .*no sign of life from rank 1: go on with signa train --resume .*\n", err
+    ), err
     assert signa(monkeypatch, "train", "--resume", str(tmp_path / "dead")) == 0
     assert tiny(monkeypatch, tmp_path, *EVERY, "--workers", "3", "--name", "whole") == 0
     same(tmp_path / "whole", tmp_path / "dead")
@@ -128,7 +130,11 @@ def test_a_dead_rank_is_named_and_its_run_goes_on_in_one_process(monkeypatch: Pa
     [
         ("bug", r"rank 0: error: .*rank 1 stopped: ZeroDivisionError: a bug.*\n", r"(?s)Traceback.*: a bug\n"),
         ("nan", *[r"rank {}: error: the training loss is nan at step 8 of 8: .*\n"] * 2),
-        ("sleep", r"rank 0: error: .*no answer for 3.0 s in step 6, .*no sign of life from rank 1\n", ""),
+        (
+            "sleep",
+            r"rank 0: error: CollectiveTimeout: .*no answer for 3.0 s in step 6, .*no sign of life from rank 1: .*\n",
+            "",
+        ),
     ],
 )
 def test_every_rank_says_in_one_line_why_it_ends(tmp_path: Path, how: str, first: str, second: str) -> None:

@@ -173,3 +173,31 @@ def test_a_group_keeps_no_optimizer_alive() -> None:
         return bucket() is None and "65" not in repr(group)
 
     assert every(world(2, rank)) == [True, True]
+
+
+def test_what_is_no_transport_is_named() -> None:
+    model = nn.Linear(3, 2)
+    for wrong in (signa.Group, signa.Loopback, "group", 4):
+        with pytest.raises(
+            TypeError, match=r"transport must be signa\.Loopback\(5\) or signa\.Group\(\), with parenth"
+        ):
+            signa.build("signmuon", model, transport=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"replicate takes a model and a signa\.Group, got a Linear and a Loopback"):
+        signa.replicate(model, signa.Loopback(3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="in this order, got a Linear and a AdamW"):
+        signa.save_checkpoint("x", model, torch.optim.AdamW(model.parameters()))  # type: ignore[arg-type]
+
+
+def test_a_wrong_argument_of_a_checkpoint_poisons_nobody(tmp_path: Any) -> None:
+    def rank(r: int, arguments: dict[str, Any]) -> int:
+        ps = parameters(shapes={"a": (3, 3)})
+        model = nn.ParameterDict(ps)
+        opt = build({"groups": [{"method": "signmuon", "lr": 0.1}]}, ps, signa.Group(**arguments))
+        with pytest.raises(ValueError, match="keep must be an integer from 1 on"):
+            signa.save_checkpoint(tmp_path, model, opt, keep=0)
+        with pytest.raises(ValueError, match="on_world_change must be one of"):
+            signa.load_checkpoint(tmp_path, model, opt, on_world_change="meen")  # type: ignore[arg-type]
+        step(opt, ps, 0, plain)
+        return opt.steps
+
+    assert every(world(2, rank)) == [1, 1]

@@ -105,10 +105,8 @@ def wraps(r: int, arguments: dict[str, Any], say: Say) -> None:
     launched(r, arguments)
     group = signa.Group(timeout=20.0)
 
-    model = network()
-    say(
-        trained(model, signa.build("signmuon", model, transport=group), r, lambda x: model(x).square().sum().backward())
-    )
+    net = network()
+    say(trained(net, signa.build("signmuon", net, transport=group), r, lambda x: net(x).square().sum().backward()))
 
     silent = DistributedDataParallel(network())
 
@@ -131,6 +129,17 @@ def wraps(r: int, arguments: dict[str, Any], say: Say) -> None:
         with pytest.raises(errors.AveragedGradients, match=r"take it off \(signa.replicate.*no_sync\(\).*noop_hook"):
             opt.step()
     assert fingerprint(dict(averaging.named_parameters())) == before
+    for given in ("the module inside", "pairs", "a module around it", "built before the wrapper"):
+        inner = network()
+        opt = signa.build("signmuon", inner, transport=signa.Group()) if given.startswith("built") else None
+        outer = DistributedDataParallel(inner)
+        around = nn.ModuleDict({"body": outer})
+        model: Any = {"pairs": inner.named_parameters(), "a module around it": around}.get(given, outer.module)
+        opt = opt or signa.build("signmuon", model, lr=0.1, transport=signa.Group())
+        outer(plain("x", torch.empty(4, 6), 0, r)).square().sum().backward()
+        with pytest.raises(errors.AveragedGradients, match=r"a DistributedDataParallel around it.*take it off"):
+            opt.step()
+        del outer, around, model, opt
     dist.barrier()
     dist.destroy_process_group()
 

@@ -45,7 +45,7 @@ def started(**change: Any) -> Callable[[int, dict[str, Any]], Any]:
 
 OTHER_LR = {"groups": [SOURCE["groups"][0], {"method": "muonsign", "lr": 0.03}]}
 UNLIKE: dict[str, tuple[dict[str, Any], str]] = {
-    "spec": ({"source": OTHER_LR}, r'spec: .*"lr":0.02.* on rank 0, 1 \| .*"lr":0.03.* on rank 2'),
+    "spec": ({"source": OTHER_LR}, r"spec: groups.1.lr = 0.02 on rank 0, 1 \| groups.1.lr = 0.03 on rank 2"),
     "seed": ({"options": {"seed": 5}}, r"seed: 0 on rank 0, 1 \| 5 on rank 2"),
     "policy": ({"options": {"nonfinite": "skip"}}, r"nonfinite: abstain on rank 0, 1 \| skip on rank 2"),
     "shape": ({"shapes": SMALL | {"a": (9, 20)}}, r"parameters: a \(9, 21\).* on rank 0, 1 \| a \(9, 20\)"),

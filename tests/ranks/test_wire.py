@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -123,7 +124,7 @@ def captured(kind: str) -> list[bytes]:
         values = torch.tensor([1.0, -2, 3, 4, -5, 6, -7, 8, -9, 10, 11, 12, 13, -14, 15]).view(3, 5)
         opt.zero_grad()
         ps["w"].grad = values if r else -values
-        opt.transport.first([])
+        opt.transport.first({})
         opt._fresh = False
         for name in ("swap", "gather"):
             if r == 1:
@@ -211,11 +212,18 @@ def test_arguments_that_make_no_sense() -> None:
             ({"exchange": "all"}, "exchange must be one of auto, alltoall, allgather, ring, got 'all'"),
             ({"server": "me"}, "server must be one of auto, replicated, sharded, got 'me'"),
             ({"workers_per_rank": 0}, "workers_per_rank must be an integer from 1 on, got 0"),
-            ({"bucket_mb": 0.0}, "must be positive"),
+            ({"bucket_mb": 0.0}, "bucket_mb must be a positive number, got 0.0"),
+            ({"bucket_mb": "4"}, "bucket_mb must be a positive number, got '4'"),
+            ({"timeout": None}, "timeout must be a positive number, got None"),
+            ({"timeout": float("inf")}, "timeout must be a positive number, got inf"),
+            ({"check_replicas_every": 1.5}, "check_replicas_every must be an integer from 0 on, got 1.5"),
             ({"exchange": "allgather", "server": "sharded"}, "in an all-gather everybody serves"),
         ):
             with pytest.raises(ValueError, match=text):
-                signa.Group(**arguments, **wrong)
+                signa.Group(**{**arguments, **wrong})
+        with pytest.raises(TypeError, match="3 is no process group: pass one of"):
+            signa.Group(3)
+        arguments["timeout"] = timedelta(seconds=arguments["timeout"])
         train("signsgd", signa.Group(**arguments), steps=1, shapes={"w": (3, 4)})
 
     every(world(2, rank))
