@@ -114,19 +114,6 @@ def _pack_by_torch(x: Tensor, test: tuple[Any, Any], out: Tensor, scratch: Tenso
     out.copy_(gathered.bitwise_not_().view(out.shape))
 
 
-def pack_chunk(x: Tensor, out: Tensor) -> None:
-    """``x >= 0`` of integers, eight to a byte: on a CPU by numpy."""
-    if x.device.type == "cpu":
-        _pack(x.numpy()[None], _MINUS, out.numpy()[None], np.empty(len(x), bool))
-    else:
-        pack_chunk_by_torch(x, out)
-
-
-def pack_chunk_by_torch(x: Tensor, out: Tensor) -> None:
-    """The same on any device."""
-    _pack_by_torch(x[None], _MINUS, out[None], torch.empty(len(x), dtype=torch.bool, device=x.device))
-
-
 @lru_cache(maxsize=64)
 def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
     """For every byte its eight signs."""

@@ -106,18 +106,6 @@ def test_words_of_what_has_a_gradient() -> None:
     assert words(x).item() == 1 and present(x).item() == 3
 
 
-@quick
-@given(count=st.integers(0, 70), dtype=st.sampled_from([torch.int16, torch.int32, torch.int64]))
-def test_both_ways_to_pack_a_chunk(count: int, dtype: torch.dtype) -> None:
-    info = torch.iinfo(dtype)
-    x = torch.randint(info.min, info.max, (8 * count,), dtype=dtype, generator=torch.Generator().manual_seed(count))
-    x[::5], x[1::7] = 0, info.min
-    one, two = torch.full((count,), 7, dtype=torch.uint8), torch.full((count,), 9, dtype=torch.uint8)
-    packing.pack_chunk(x, one)
-    packing.pack_chunk_by_torch(x, two)
-    assert torch.equal(one, two) and torch.equal(one, torch.from_numpy(np.packbits(x.numpy() >= 0, bitorder="little")))
-
-
 def test_long_rows_are_packed_in_pieces() -> None:
     """Longer than a real chunk: the seam, and the rest behind it."""
     for rows, length in ((1, (1 << 18) + 65), (2, (1 << 18) - 1), (700, 777)):
