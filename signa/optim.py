@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from glob import escape
-from operator import itemgetter
 from typing import Any, NamedTuple, get_args, overload
 
 import torch
@@ -17,8 +16,8 @@ from .errors import Advice, GradientError, NonFinite, RoutingError, SignaError, 
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
 from .reading import validated
 from .routing import Named, Route, Routing, check_parameter, clean_name, layout
-from .rows import Buffers, Rows, buffers_of, describe
-from .saving import export_state, import_state
+from .rows import Buffers, Rows, buffers_of
+from .saving import export_facts, export_state, import_state
 from .sentence import Hop
 from .spec import ParamGroup, Spec
 from .transport import Clock, Transport, Verdict, default_transport
@@ -95,7 +94,7 @@ class SignA(torch.optim.Optimizer):
         self.steps, self._fresh = 0, True
         self._buffers = buffers
         self._engine = Engine(transport)
-        transport.agree(self._facts(), model if isinstance(model, nn.Module) else None)
+        transport.agree(export_facts(self, self._buffers), model if isinstance(model, nn.Module) else None)
         members = [[route for route in routing if route.group == index] for index in range(len(self.spec.groups))]
         filled = [(self.spec.groups[index], routes) for index, routes in enumerate(members) if routes]
         super().__init__([_param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
@@ -108,29 +107,9 @@ class SignA(torch.optim.Optimizer):
         for parameter, views in self._engine.views():
             self.state[parameter] = views
         names = [route.named.name for route in self.routing]
+        self._by_name = sorted(range(len(names)), key=names.__getitem__)  # as every process numbers parameters
         parameters = [route.named.parameter for route in self.routing]
         self._rows = Rows(parameters, names, self.transport.local, self._buffers)
-
-    def _facts(self) -> dict[str, str]:
-        """What every process must have in common, as text."""
-        from . import __version__
-
-        devices = sorted({str(route.named.parameter.device) for route in self.routing})
-        layout = [
-            f"{name} {tuple(parameter.shape)} {str(parameter.dtype).removeprefix('torch.')} in group {group}"
-            f" on device {devices.index(str(parameter.device))}"
-            for name, parameter, group in sorted(
-                ((route.named.name, route.named.parameter, route.group) for route in self.routing), key=itemgetter(0)
-            )
-        ]
-        return {
-            "version": f"signa {__version__}",
-            "spec": self.spec.canonical(),
-            "seed": str(self.seed),
-            "nonfinite": self.nonfinite,
-            "parameters": "\n".join(layout),
-            "buffers": "\n".join(describe(module, name) for module, name in self._buffers),
-        }
 
     def replicas(self) -> dict[str, Tensor]:
         """Everything that must be equal on all processes, by name: the parameters, and the replicas' state."""
@@ -230,16 +209,15 @@ class SignA(torch.optim.Optimizer):
 
     def _nonfinite(self, rows: list[list[Tensor | None]]) -> dict[int, int]:
         """Local workers with a gradient that is not finite, and the place of its parameter in the order of names."""
-        order = sorted(range(len(self.routing)), key=lambda at: self.routing[at].named.name)
         found = {}
         for worker, row in zip(self.transport.local, rows, strict=True):
-            index = first_nonfinite([row[at] for at in order])
+            index = first_nonfinite([row[at] for at in self._by_name])
             if index is not None:
                 found[worker] = index
         return found
 
     def _name(self, index: int) -> str:
-        return sorted(route.named.name for route in self.routing)[index]
+        return self.routing[self._by_name[index]].named.name
 
     def _amp(self) -> tuple[float | None, bool]:
         """What a GradScaler wants its gradients multiplied by (None: there is no scaler), and if it found an infinity.
@@ -290,9 +268,9 @@ class SignA(torch.optim.Optimizer):
         """Logical bits per parameter and worker, model-wide, scales included (arithmetic on the spec, not a count)."""
         up = down = total = 0.0
         for _, stack in self._engine.stacks:
-            entries = stack.rows * stack.m * stack.n
-            bits = stack.method.bits(stack.m, stack.n) if entries else (0.0, 0.0)
-            up, down, total = up + bits[0] * entries, down + bits[1] * entries, total + entries
+            bits = stack.method.bits(stack.m, stack.n) if stack.entries else (0.0, 0.0)
+            up, down = up + bits[0] * stack.entries, down + bits[1] * stack.entries
+            total += stack.entries
         return Bits(up / total, down / total, 64 * total / (up + down)) if total else Bits(0.0, 0.0, 1.0)
 
     # Groups and state --------------------------------------------------------------------------------------------
@@ -335,7 +313,7 @@ class SignA(torch.optim.Optimizer):
         routing.spec, routing.frozen = spec, self.routing.frozen
         self.spec, self.routing = spec, routing
         super().add_param_group(_param_group(group, routes))
-        self.transport.agree(self._facts(), None)
+        self.transport.agree(export_facts(self, self._buffers), None)
         self._grow({len(self.param_groups) - 1: (group, routes)})
         self.transport.compare(self.replicas(), self.steps)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .errors import StateError
+from .rows import Buffers, describe
 from .rule import closest
 
 if TYPE_CHECKING:
@@ -56,6 +57,28 @@ def export_layout(opt: SignA) -> dict[str, str]:
     return {
         name: f"{tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}"
         for name, p in ((route.named.name, route.named.parameter) for route in opt.routing)
+    }
+
+
+def export_facts(opt: SignA, buffers: Buffers) -> dict[str, str]:
+    """What every process must have in common, as text."""
+    from . import __version__
+
+    layout = export_layout(opt)
+    routes = {route.named.name: route for route in opt.routing}
+    devices = sorted({str(route.named.parameter.device) for route in opt.routing})
+    lines = [
+        f"{name} {layout[name]} in group {routes[name].group}"
+        f" on device {devices.index(str(routes[name].named.parameter.device))}"
+        for name in sorted(layout)
+    ]
+    return {
+        "version": f"signa {__version__}",
+        "spec": opt.spec.canonical(),
+        "seed": str(opt.seed),
+        "nonfinite": opt.nonfinite,
+        "parameters": "\n".join(lines),
+        "buffers": "\n".join(describe(module, name) for module, name in buffers),
     }
 
 
@@ -162,6 +185,7 @@ def _spec_differences(there: Any, here: Any, address: str) -> list[str]:
 __all__ = [
     "FORMAT",
     "differences",
+    "export_facts",
     "export_groups",
     "export_header",
     "export_layout",

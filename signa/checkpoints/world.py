@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,15 +84,7 @@ class World:
     def _told(self, attempt: Callable[[], str], what: str, slow: bool) -> list[str]:
         if self.ranks is None:
             return [attempt()]
-        if not slow:
-            return self.ranks.texts(attempt(), what)
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(attempt)
-            while True:  # rounds, so that whoever is done waits for no longer than a part of the timeout at a time
-                done, _ = wait([future], self.ranks.timeout / 4)
-                told = self.ranks.texts(future.result() if done else "", what)
-                if all(map(str.strip, told)):
-                    return told
+        return self.ranks.together(attempt, what) if slow else self.ranks.texts(attempt(), what)
 
 
 def _reason(error: Exception) -> str:

@@ -75,7 +75,9 @@ class World:
                 refused.append(error)
                 return json.dumps({"refused": str(error)})
 
-        told = json.loads(self.transport.ranks.word_of_the_first(told_act, "the word of rank 0"))
+        told = json.loads(
+            self.transport.ranks.together(told_act if self.leads else lambda: "{}", "the word of rank 0")[0]
+        )
         if refused:
             raise refused[0]
         if "refused" in told:

@@ -69,6 +69,11 @@ class Lane:
         return Context(coin=Coins(clock.seed, clock.step, keys, offsets, [SERVER] * len(keys)).at("aggregate"))
 
 
+def rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """These rows, ascending; x itself where they are all."""
+    return x if len(rows) == len(x) else x[torch.tensor(rows, dtype=torch.int64, device=x.device)]
+
+
 class Message(NamedTuple):
     """What the local workers send for one stack: (k, B, m, n), zero where there is nothing, and a status (k, B)."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..codec import Codec
 from . import header
-from .base import ABSENT, Aggregate, Clock, Lane, Message
+from .base import ABSENT, Aggregate, Clock, Lane, Message, rows_of
 from .cut import Piece, everything
 from .payload import Fields, Reader, Scratch, columns, pad, raw, shapes
 from .pool import aggregate
@@ -105,7 +105,7 @@ class WireBucket:
                 for index, middle in enumerate(middles)
             ]
         else:
-            payload = self._payloads([list(zip(pieces, results, strict=True))], clock, [])
+            payload, _ = self._payloads([list(zip(pieces, results, strict=True))], clock, [])
             sizes = [self._size(middles, pieces, 1, 0) for pieces in self.mine]
             came = self._told(payload, sizes, clock, "the all-gather of results")
             whole = self._assemble(
@@ -127,10 +127,9 @@ class WireBucket:
         sizes = [self._size(ups, own, count, count * status.shape[1]) for count in self.held]
         what = f"step {clock.step}, bucket {self.number}, {self.exchange}"
         if self.gathers:
-            came = self._gather(self._payloads([cut(own)], clock, [status]), sizes, what)
+            came = self._gather(self._payloads([cut(own)], clock, [status])[0], sizes, what)
         else:
-            payload = self._payloads([cut(pieces) for pieces in self.mine], clock, [status])
-            send = [self._size(ups, pieces, k, status.numel()) for pieces in self.mine]
+            payload, send = self._payloads([cut(pieces) for pieces in self.mine], clock, [status])
             came = self.ranks.swap(payload, send, sizes, what, self.talk.scratch.take("came", sum(sizes), self.home))
         self.talk.listen(header.read(came, self.ranks, self.talk.head(clock, self.number), what), self.ranks.rank)
         everybody, fields = [], []
@@ -149,11 +148,8 @@ class WireBucket:
         lane, owned = self.lanes[index], self._owned[index]
         rows = [row for row, b in enumerate(owned) if taking[b]]
         x = lane.middle.unpack(whole, 0, lane.entries).view(-1, lane.up.m, lane.up.n)
-        silent = ~lane.active(self._lane(status, index)).any(0)[owned]
-        if bool(silent.any()):
-            x = torch.where(silent.to(x.device)[:, None, None], 0, x)
-        x = x if len(rows) == len(x) else x[torch.tensor(rows, dtype=torch.int64, device=x.device)]
-        return Aggregate(x, [owned[row] for row in rows], taking.nonzero().flatten().tolist())
+        x = _hushed(x, ~lane.active(self._lane(status, index)).any(0)[owned])
+        return Aggregate(rows_of(x, rows), [owned[row] for row in rows], taking.nonzero().flatten().tolist())
 
     # Owners to replicas ------------------------------------------------------------------------------------------
 
@@ -172,8 +168,8 @@ class WireBucket:
             row = places[index][block.first]
             cut.append(((index, block), [field[row : row + block.matrices] for field in own[index]]))
         clock = Clock(0, self.ranks.step)
-        payload = self._payloads([cut], clock, [torch.cat(silent)])
-        counts = [sum(len(self._matrices[i][r]) for i in range(len(self.lanes))) for r in range(self.ranks.size)]
+        payload, _ = self._payloads([cut], clock, [torch.cat(silent)])
+        counts = [sum(map(len, everybody)) for everybody in zip(*self._matrices, strict=True)]
         sizes = [self._size(downs, pieces, 1, counts[r]) for r, pieces in enumerate(self.mine)]
         came = self._told(payload, sizes, clock, "the all-gather of server messages")
         found, quiet = [], [torch.zeros(lane.matrices, dtype=torch.bool) for lane in self.lanes]
@@ -188,9 +184,7 @@ class WireBucket:
         result = []
         for lane, fields, none, (_, _, taking) in zip(self.lanes, whole, quiet, aggregates, strict=True):
             x = lane.down.unpack(fields, 0, lane.entries).view(-1, lane.up.m, lane.up.n)
-            x = torch.where(none.to(x.device)[:, None, None], 0, x) if bool(none.any()) else x
-            x = x if len(taking) == len(x) else x[torch.tensor(taking, dtype=torch.int64, device=x.device)]
-            result.append(x)
+            result.append(rows_of(_hushed(x, none), taking))
         return result
 
     def whole(self, lane: int, x: Tensor) -> Tensor:
@@ -215,8 +209,9 @@ class WireBucket:
 
     def _payloads(
         self, cuts: Sequence[Sequence[tuple[Piece, Fields]]], clock: Clock, first: Sequence[Tensor]
-    ) -> Tensor:
-        """A payload for each of the cuts, one behind the other: header, what comes ``first``, and the fields."""
+    ) -> tuple[Tensor, list[int]]:
+        """A payload for each of the cuts, one behind the other: header, what comes ``first``, and the fields; and how
+        long each is."""
         parts = [[*first, *(part for _, fields in cut for part in fields)] for cut in cuts]
         sizes = [header.SIZE + sum(pad(t.numel() * t.element_size()) for t in tensors) for tensors in parts]
         out = self.talk.scratch.take("sent", sum(sizes), self.device)
@@ -231,7 +226,7 @@ class WireBucket:
         out = out.to(self.home)
         for payload in out.split(sizes):
             self.talk.head(clock, self.number).write(payload)
-        return out
+        return out, sizes
 
     def _gather(self, payload: Tensor, sizes: Sequence[int], what: str) -> list[Tensor]:
         return self.ranks.gather(payload, sizes, what, self.talk.scratch.take("came", sum(sizes), self.home))
@@ -275,6 +270,11 @@ class WireBucket:
                 for form, target, part in zip(codecs[index].fields, whole[index], fields, strict=True):
                     target[block.first : block.last, form.part(block.start, block.stop)] = part
         return whole
+
+
+def _hushed(x: Tensor, silent: Tensor) -> Tensor:
+    """x with 0 in the silent matrices, of which the bytes cannot tell."""
+    return torch.where(silent.to(x.device)[:, None, None], 0, x) if bool(silent.any()) else x
 
 
 def _spread(x: Tensor, rows: Sequence[int], among: Sequence[int]) -> Tensor:

@@ -149,33 +149,34 @@ class Ranks:
         came = self.gather(wire, [len(data)] * self.size, what)
         return [bytes(part.cpu().numpy()).rstrip(b"\0").decode() for part in came]
 
-    def word_of_the_first(self, act: Callable[[], str], what: str) -> str:
-        """Rank 0's text, on every rank. ``act`` may take longer than the timeout: the others are kept waiting in
-        rounds, by a thread, so that it is told from a rank that is gone."""
-        if self.rank:
-            text = ""
-            while not text:
-                text = self.texts("", what)[0]
-            return text
-        done, failed = threading.Event(), []
+    def together(self, act: Callable[[], str], what: str) -> list[str]:
+        """What everybody's ``act`` says (not nothing). It may take longer than the timeout: a thread tells the others
+        in rounds that this rank is there, so that it is told from one that is gone."""
+        done = threading.Event()
+        said, told = "", [""]
+        failed: list[WireError] = []
 
         def rounds() -> None:
+            nonlocal told
             try:
-                while not done.wait(self.timeout / 4):
-                    self.texts("", what)
+                while not all(told):
+                    done.wait(self.timeout / 4)
+                    if done.is_set() and not said:
+                        return  # act has failed
+                    told = self.texts(said, what)
             except WireError as error:
                 failed.append(error)
 
         thread = threading.Thread(target=rounds, daemon=True)
         thread.start()
         try:
-            text = act()
+            said = act()
         finally:
             done.set()
             thread.join()
         if failed:
             raise failed[0]
-        return self.texts(text, what)[0]
+        return told
 
     def _count(self, sent: int, received: int) -> None:
         self.sent += sent

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..aggregators import in_order
 from . import header
-from .base import ABSENT, Aggregate, Clock, Lane, Message
+from .base import ABSENT, Aggregate, Clock, Lane, Message, rows_of
 from .bucket import Talk
 from .ranks import Ranks
 
@@ -60,8 +60,7 @@ class RingBucket:
             taking = (mine != ABSENT).any(0).nonzero().flatten().tolist()
             result = lane.aggregate.of_sum(x, present)
             assert result is not None  # the plan asks before it chooses this exchange
-            at = torch.tensor(taking, dtype=torch.int64, device=x.device)
-            found.append(Aggregate(result if len(taking) == len(x) else result[at], taking, taking))
+            found.append(Aggregate(rows_of(result, taking), taking, taking))
         return found
 
     def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:

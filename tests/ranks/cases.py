@@ -28,6 +28,8 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "bias": (5,),
     "scalar": (),
 }
+SMALL = {"a": (9, 21), "b": (24, 16), "bias": (5,)}
+SOURCE = {"groups": [{"match": "bias", "method": "adamw", "lr": 0.01}, {"method": "ef21muonsign", "lr": 0.02}]}
 Grad = Callable[[str, Tensor, int, int], "Tensor | None"]
 Method = Any
 

@@ -18,12 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import signa
 from signa import errors
-from tests.ranks.cases import build, fingerprint, parameters, plain, step
+from tests.ranks.cases import SMALL, SOURCE, build, fingerprint, parameters, plain, step
 from tests.ranks.worlds import processes
 
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")
-SMALL = {"a": (9, 21), "b": (24, 16), "bias": (5,)}
-SOURCE = {"groups": [{"match": "bias", "method": "adamw", "lr": 0.01}, {"method": "ef21muonsign", "lr": 0.02}]}
 Say = Callable[[Any], None]
 
 

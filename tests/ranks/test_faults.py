@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import signa
-from signa import errors
+from signa import errors, saving
 from signa.transport.ranks import Ranks
 from tests.ranks.cases import build, fingerprint, loopback, parameters, plain, same, step, train
 from tests.ranks.worlds import every, world
@@ -66,13 +66,13 @@ def test_ranks_that_are_not_alike_refuse_to_start(what: str) -> None:
 
 
 def test_another_version_refuses_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = signa.SignA._facts
+    facts = saving.export_facts
 
-    def other(self: signa.SignA) -> dict[str, str]:
-        odd = self.transport.rank == 1  # type: ignore[attr-defined]
-        return facts(self) | ({"version": "signa 9.9"} if odd else {})
+    def other(opt: signa.SignA, buffers: Any) -> dict[str, str]:
+        odd = opt.transport.rank == 1  # type: ignore[attr-defined]
+        return facts(opt, buffers) | ({"version": "signa 9.9"} if odd else {})
 
-    monkeypatch.setattr(signa.SignA, "_facts", other)
+    monkeypatch.setattr("signa.optim.export_facts", other)
     for kind, said in outcomes(2, started()):
         assert kind == "LayoutMismatch" and "version: signa" in said and "signa 9.9 on rank 1" in said
 

@@ -14,6 +14,8 @@ from torch.optim import lr_scheduler
 import signa
 from signa import errors
 from tests.ranks.cases import (
+    SMALL,
+    SOURCE,
     Net,
     Run,
     build,
@@ -29,8 +31,6 @@ from tests.ranks.cases import (
 from tests.ranks.worlds import every, world
 
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")
-SMALL = {"a": (9, 21), "b": (24, 16), "bias": (5,)}
-SOURCE = {"groups": [{"match": "bias", "method": "adamw", "lr": 0.01}, {"method": "ef21muonsign", "lr": 0.02}]}
 
 
 # Loops ---------------------------------------------------------------------------------------------------------------
