@@ -20,6 +20,7 @@ from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
 from .sentence import Hop
 from .spec import ParamGroup, Spec
+from .stack import Probe
 from .transport import Clock, Transport, Verdict, default_transport
 
 Model = nn.Module | Iterable[tuple[str, Tensor]]
@@ -255,6 +256,35 @@ class SignA(torch.optim.Optimizer):
             StateError: from ``step()`` and ``load_state_dict()`` inside, which would work on the wrong model.
         """
         return self._engine.exact.shown()
+
+    @property
+    def keeps_exact(self) -> bool:
+        """Whether some method keeps an exact model X apart from the parameters (EF21-P)."""
+        return any(stack.method.step_address.startswith("server.") for _, stack in self._engine.stacks)
+
+    def probe(self, look: Probe) -> AbstractContextManager[None]:
+        """Inside, ``look`` sees what comes to and leaves every hop of a step: for measuring.
+
+        It changes nothing, so it must write nothing; what it is shown it may keep only as a copy, for the tensors are
+        written again. On ranks it sees this process' workers and this process' share of the server.
+
+        >>> from signa import build
+        >>> opt = build("signmuon", torch.nn.Linear(4, 2), lr=0.02)
+        >>> opt.routing[0].named.parameter.grad = torch.ones(2, 4)
+        >>> with opt.probe(lambda sight: print(sight.address)): opt.step()
+        gradient
+        worker.momentum
+        worker.spectral
+        up.compressor
+        up
+        aggregate
+        up.receiver
+        down.compressor
+        down
+        down.receiver
+        replica.step
+        """
+        return self._engine.probe(look)
 
     # What is known without running -------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from . import plots
 from .records import RunFolder
 from .refusal import refusal
 from .runner import Diverged, Reporter, Result, new_folder, resolve, train
+from .tasks import Goal
 from .world import together
 
 __all__ = ["compare", "matrix_group", "refuse_changes", "table", "with_method"]
@@ -51,7 +52,8 @@ def compare(
                     report.say(f"{label}: {error}")
             folder.text("compare.md", table(results) + "\n")
         if world.leads:
-            note = plots.draw({r.name: r.records for r in results}, folder.path / "loss", title=name)
+            metric = results[0].goal.metric if results else "val_loss"
+            note = plots.draw({r.name: r.records for r in results}, folder.path / "loss", title=name, metric=metric)
             if note:
                 report.say(note)
     return folder.path, results
@@ -117,14 +119,15 @@ def _parse(word: str, rates: Mapping[str, float]) -> tuple[str, float]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results as a markdown table, the best validation loss first.
+    """The results as a markdown table, the best first.
 
     >>> print(table([]))
     | method | val loss | bits up | bits down | round trip | s/step |
     | --- | --- | --- | --- | --- | --- |
     """
-    rows = [("method", "val loss", "bits up", "bits down", "round trip", "s/step"), ("---",) * 6]
-    for r in sorted(results, key=lambda r: r.val_loss):
+    goal = results[0].goal if results else Goal("val_loss")
+    rows = [("method", goal.metric.replace("_", " "), "bits up", "bits down", "round trip", "s/step"), ("---",) * 6]
+    for r in sorted(results, key=lambda r: r.value, reverse=goal.best == "max"):
         bits = f"{r.bits_up:.3f}", f"{r.bits_down:.3f}", f"{r.round_trip:.1f}x"
-        rows.append((r.name, f"{r.val_loss:.4f}", *bits, f"{r.seconds_per_step:.3f}"))
+        rows.append((r.name, f"{r.value:.4f}", *bits, f"{r.seconds_per_step:.3f}"))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

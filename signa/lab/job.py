@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..building import build
 from ..checkpoints import WorldChange, load_checkpoint, save_checkpoint
-from ..spec import Spec
+from ..spec import ParamGroup, Spec
 from ..transport.digest import digest
+from .client import Client, taking_part
 from .ledger import Ledger
 from .progress import Progress
 from .records import Elsewhere, RunFolder
@@ -44,6 +45,7 @@ class Job:
         with seeded(seed_of(settings.seed, "model"), device):
             self.model = self.task.model()
         world.replicate(self.model)
+        spec = weighted(spec, self.task.weights())
         self.optimizer = build(spec, self.model, transport=world.transport, seed=settings.seed, plugins=plugins)
         self.schedule = LambdaLR(self.optimizer, lambda step: settings.schedule.factor(step, steps))
         up, down, round_trip = self.optimizer.bits()
@@ -51,6 +53,7 @@ class Job:
         entries = sum(p.numel() for group in self.optimizer.param_groups for p in group["params"])
         self.progress = Progress(Ledger(world.traffic, entries * len(world.transport.local)))
         self.records: list[dict[str, Any]] = []
+        self.client = Client(self.task, self.model, settings, self._autocast)
 
     def resume(self, on_world_change: WorldChange) -> int:
         """Go back to the last checkpoint, and the metrics with it; its step. Collective."""
@@ -76,31 +79,31 @@ class Job:
         while progress.step < s.steps:
             logs = (progress.step + 1) % s.log_every == 0 or progress.step + 1 == s.steps
             train_loss = self._step(measure=logs)
-            done, val_loss = progress.step, None
+            done, metrics = progress.step, None
             if train_loss is not None:
                 self._log(train_loss)
             if done % s.eval_every == 0 or done == s.steps:
-                val_loss = self._evaluate()
+                metrics = self._evaluate()
             if s.checkpoint_every and (done % s.checkpoint_every == 0 or done == s.steps):
                 self._save()
-            report.progress(done, train_loss=train_loss, val_loss=val_loss)
+            report.progress(done, train_loss=train_loss, metrics=metrics)
 
     def _step(self, *, measure: bool) -> float | None:
         """Every worker's gradient, and one step; with ``measure`` the mean loss since the last time."""
         start, losses = time.perf_counter(), []
+        present = set(taking_part(self.settings, self.progress.step))
         for worker in self.world.transport.local:
-            with self.optimizer.worker(worker):
-                with self._autocast():
-                    loss = self.task.loss(self.model, worker, self.progress.step)
-                loss.backward()
-            losses.append(loss)
+            if worker in present:
+                with self.optimizer.worker(worker):
+                    losses.append(self.client(worker, self.progress.step))
         self.progress.losses.add(losses)
         with self.progress.ledger.step():
             self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
         self.progress.step += 1
-        self.progress.tokens += self.settings.workers * self.task.tokens
+        draws = self.settings.accumulate * self.settings.local_steps
+        self.progress.examples += len(present) * draws * self.task.examples
         train_loss = None
         if measure:  # reading a number waits for the device: not at every step
             train_loss = self.progress.losses.take(self.world)
@@ -111,7 +114,7 @@ class Job:
         done, s = self.progress.step, self.settings
         self._write(
             step=done,
-            tokens=self.progress.tokens,
+            examples=self.progress.examples,
             seconds=round(self.progress.seconds, 3),
             train_loss=train_loss,
             **self.bits,
@@ -121,13 +124,21 @@ class Job:
             what = f"the training loss is {train_loss} at step {done} of {s.steps}"
             raise Diverged(f"{what}: lower the learning rate; {self.folder.path} holds what was measured")
 
-    def _evaluate(self) -> float:
+    def _evaluate(self) -> dict[str, float]:
+        """The task's metrics at the server's model X; where replicas hold another one, at theirs as well (`w_...`)."""
         done = self.progress.step
-        with self.optimizer.exact(), self._autocast():
-            val_loss = self.world.lead(lambda: self.task.evaluate(self.model, whole=done == self.settings.steps))
-        self.progress.val_loss = val_loss
-        self._write(step=done, val_loss=val_loss)
-        return val_loss
+        with self.optimizer.exact():
+            metrics = self._measured(done)
+        if self.optimizer.keeps_exact:
+            metrics |= {f"w_{name}": value for name, value in self._measured(done).items()}
+        self.progress.metrics = metrics
+        self._write(step=done, examples=self.progress.examples, **metrics)
+        return metrics
+
+    def _measured(self, done: int) -> dict[str, float]:
+        whole = done == self.settings.steps
+        with self._autocast():
+            return self.world.lead(lambda: dict(self.task.evaluate(self.model, whole=whole)))
 
     def _save(self) -> None:
         progress = self.progress.export(self.world)
@@ -145,7 +156,7 @@ class Job:
     def result(self) -> Result:
         """What the run found. Collective."""
         s, progress = self.settings, self.progress
-        assert progress.val_loss is not None  # the last step evaluates
+        assert progress.metrics is not None  # the last step evaluates
         with self.optimizer.exact(), self._autocast():
             sample = self.world.lead(lambda: self.task.sample(self.model))
         return Result(
@@ -156,8 +167,9 @@ class Job:
             workers=s.workers,
             ranks=self.world.size,
             parameters=sum(p.numel() for p in self.model.parameters()),
-            tokens=progress.tokens,
-            val_loss=progress.val_loss,
+            examples=progress.examples,
+            goal=self.task.goal,
+            metrics=progress.metrics,
             **self.bits,
             **progress.ledger.means(),  # type: ignore[arg-type]
             seconds=progress.seconds,
@@ -166,6 +178,17 @@ class Job:
             sample=sample,
             records=self.records,
         )
+
+
+def weighted(spec: Spec, weights: Sequence[float]) -> Spec:
+    """The spec with the task's weights in every `weighted_mean` that has none of its own."""
+    groups = [f"groups.{index}.aggregate" for index, group in enumerate(spec.groups) if needs_weights(group)]
+    return spec.replace({f"{at}.weights": list(weights) for at in groups}) if weights and groups else spec
+
+
+def needs_weights(group: ParamGroup) -> bool:
+    """Whether a group's aggregator takes weights and has none."""
+    return getattr(group.method.aggregate, "weights", None) == ()
 
 
 def model_digest(model: nn.Module) -> str:

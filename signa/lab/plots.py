@@ -14,8 +14,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def draw(curves: Curves, stem: Path, *, title: str) -> str:
-    """Draw each run's training loss (thin) and validation loss (dots) to `stem`.png and .svg.
+def draw(curves: Curves, stem: Path, *, title: str, metric: str = "val_loss") -> str:
+    """Draw each run's metric (dots) and, where that is a loss, training loss (thin) to `stem`.png and .svg.
 
     Returns:
         An empty string, or one line that says why nothing was drawn.
@@ -28,9 +28,9 @@ def draw(curves: Curves, stem: Path, *, title: str) -> str:
     with rc_context({"svg.hashsalt": "signa", "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
-        tops, ends = [], []
+        tops, ends, loss = [], [], metric.endswith("loss")
         for (label, records), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
-            train, val = _points(records, "train_loss"), _points(records, "val_loss")
+            train, val = _points(records, "train_loss") if loss else ([], []), _points(records, metric)
             axes.plot(*train, color=colour, linewidth=0.8, alpha=0.45)
             last = f" {val[1][-1]:.3f}" if val[1] else ""
             axes.plot(*val, color=colour, linewidth=1.4, marker="o", markersize=3.5, label=f"{label}{last}")
@@ -41,10 +41,10 @@ def draw(curves: Curves, stem: Path, *, title: str) -> str:
         if ends:
             low, high = min(ends), max(tops or ends)
             axes.set_ylim(low - 0.05 * (high - low + 0.1), high + 0.05 * (high - low + 0.1))
-        axes.set(xlabel="step", ylabel="loss (nats)", title=title)
+        axes.set(xlabel="step", ylabel=metric.replace("_", " "), title=title)
         axes.grid(visible=True, linewidth=0.4, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, title="validation (line with dots), training (thin)", title_fontsize="small")
+        axes.legend(frameon=False, title="training loss: thin" if loss else "", title_fontsize="small")
         figure.savefig(stem.with_suffix(".png"), dpi=150)
         figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
     return ""

@@ -23,16 +23,18 @@ class Losses:
 
     def __init__(self, total: float = 0.0, count: int = 0) -> None:
         self.total, self.count = total, count
-        self._waiting: list[Tensor] = []
+        self._waiting: list[list[Tensor]] = []
 
     def add(self, losses: Sequence[Tensor]) -> None:
-        """Those of this process' workers in one step."""
-        self._waiting.append(torch.stack([loss.detach() for loss in losses]))
+        """Those of this process' workers that took part in one step."""
+        self._waiting.append([loss.detach() for loss in losses])
 
     def fold(self, world: World) -> None:
         """Add everybody's; collective."""
         waiting, self._waiting = self._waiting, []
-        rows = torch.stack(waiting).tolist() if waiting else []  # (steps, workers of this process)
+        flat = [loss for row in waiting for loss in row]
+        numbers = iter(torch.stack(flat).tolist() if flat else [])  # read at once: each reading waits for the device
+        rows = [[next(numbers) for _ in row] for row in waiting]
         for row in world.beside(rows):
             for loss in row:  # not sum(), which compensates from Python 3.12 on
                 self.total, self.count = self.total + loss, self.count + 1
@@ -47,13 +49,13 @@ class Losses:
 
 @dataclass
 class Progress:
-    """Steps done, tokens and seconds spent in them, and what is measured on the way."""
+    """Steps done, examples seen and seconds spent in them, and what is measured on the way."""
 
     ledger: Ledger
     step: int = 0
-    tokens: int = 0
+    examples: int = 0
     seconds: float = 0.0
-    val_loss: float | None = None
+    metrics: dict[str, float] | None = None
     losses: Losses = field(default_factory=Losses)
 
     def export(self, world: World) -> dict[str, Any]:
@@ -61,16 +63,16 @@ class Progress:
         self.losses.fold(world)
         return {
             "step": self.step,
-            "tokens": self.tokens,
+            "examples": self.examples,
             "seconds": self.seconds,
-            "val_loss": self.val_loss,
+            "metrics": self.metrics,
             "losses": [self.losses.total, self.losses.count],
             "ledger": self.ledger.state_dict(),
         }
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.step, self.tokens = data["step"], data["tokens"]
-        self.seconds, self.val_loss = data["seconds"], data["val_loss"]
+        self.step, self.examples = data["step"], data["examples"]
+        self.seconds, self.metrics = data["seconds"], data["metrics"]
         self.losses = Losses(*data["losses"])
         self.ledger.load_state_dict(data["ledger"])

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Reporter", "Result", "Silent"]
+from .tasks import Goal
+
+__all__ = ["Metrics", "Reporter", "Result", "Silent"]
+
+
+Metrics = Mapping[str, float]
+"""What a task measures, by name."""
 
 
 class Reporter(Protocol):
@@ -15,7 +22,9 @@ class Reporter(Protocol):
     def start(self, name: str, steps: int) -> None:
         """A run of so many steps begins."""
 
-    def progress(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
+    def progress(
+        self, step: int, *, train_loss: float | None = None, metrics: Mapping[str, float] | None = None
+    ) -> None:
         """So many steps are done; the losses where they were just measured."""
 
     def say(self, line: str) -> None:
@@ -31,7 +40,9 @@ class Silent:
     def start(self, name: str, steps: int) -> None:
         """Nothing."""
 
-    def progress(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
+    def progress(
+        self, step: int, *, train_loss: float | None = None, metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Nothing."""
 
     def say(self, line: str) -> None:
@@ -57,8 +68,9 @@ class Result:
     workers: int
     ranks: int
     parameters: int
-    tokens: int
-    val_loss: float
+    examples: int
+    goal: Goal
+    metrics: dict[str, float]
     bits_up: float
     bits_down: float
     round_trip: float
@@ -74,7 +86,13 @@ class Result:
     sample: str
     records: list[dict[str, Any]] = field(repr=False)
 
+    @property
+    def value(self) -> float:
+        """The goal's metric at the end."""
+        return self.metrics[self.goal.metric]
+
     def summary(self) -> dict[str, Any]:
-        """The numbers, as they stand in summary.json."""
-        left_out = ("folder", "sample", "records")
-        return {k: v for k, v in self.__dict__.items() if k not in left_out}
+        """The numbers, as they stand in summary.json: the metrics beside the rest."""
+        left_out = ("folder", "sample", "records", "metrics", "goal")
+        goal = {"metric": self.goal.metric, "best": self.goal.best}
+        return {k: v for k, v in self.__dict__.items() if k not in left_out} | self.metrics | {"goal": goal}

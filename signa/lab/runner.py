@@ -128,7 +128,9 @@ def _finish(job: Job, report: Reporter) -> Result:
         report.stop()
     if job.world.leads:
         folder.text("sample.txt", result.sample + "\n")
-        note = plots.draw({result.name: result.records}, folder.path / "loss", title=result.name)
+        note = plots.draw(
+            {result.name: result.records}, folder.path / "loss", title=result.name, metric=result.goal.metric
+        )
         if note:
             report.say(note)
         folder.json("summary.json", result.summary())

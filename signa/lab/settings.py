@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,119 +11,36 @@ from pydantic import Field, model_validator
 
 from ..errors import Fault, Problem, SpecError
 from ..reading import validated
-from ..rule import Count, Fraction, Frozen, Positive, Registry, Rule, Share, plain
+from ..rule import Count, Frozen, Positive, Share, plain
 from ..sources import Source, read
 from ..spec import Spec
 from ..transport.group import Exchange, Server
+from .schedules import Schedule, Wsd, schedules
 from .tasks import Shakespeare, TaskConfig, tasks
 
-__all__ = [
-    "Constant",
-    "Cosine",
-    "Linear",
-    "Schedule",
-    "Settings",
-    "Wsd",
-    "load_experiment",
-    "read_settings",
-    "schedules",
-]
-
-
-class Schedule(Rule):
-    """The multiple of every group's learning rate, step by step.
-
-    A linear rise over `warmup`, a fraction of the steps, then the schedule's shape.
-    """
-
-    warmup: Fraction = 0.0
-
-    def factor(self, step: int, steps: int) -> float:
-        """The multiple at `step` = 0 .. steps - 1. It is not 0 within the run, so no step is wasted."""
-        rising = round(self.warmup * steps)
-        return (step + 1) / rising if step < rising else self.shape((step - rising) / max(1, steps - rising))
-
-    @abstractmethod
-    def shape(self, t: float) -> float:
-        """The multiple after the warm-up, t in [0, 1)."""
-
-
-schedules: Registry[Schedule] = Registry("schedule", Schedule)
-
-
-@schedules.register
-class Constant(Schedule):
-    """`1`.
-
-    >>> [Constant(warmup=0.5).factor(i, 4) for i in range(4)]
-    [0.5, 1.0, 1.0, 1.0]
-    """
-
-    kind: Literal["constant"] = "constant"
-
-    def shape(self, t: float) -> float:
-        """1."""
-        return 1.0
-
-
-@schedules.register
-class Linear(Schedule):
-    """`1 - t`.
-
-    >>> [Linear().factor(i, 4) for i in range(4)]
-    [1.0, 0.75, 0.5, 0.25]
-    """
-
-    kind: Literal["linear"] = "linear"
-
-    def shape(self, t: float) -> float:
-        """1 - t."""
-        return 1.0 - t
-
-
-@schedules.register
-class Cosine(Schedule):
-    """`(1 + cos(pi t)) / 2` (arXiv 1608.03983, equation 5, without restarts).
-
-    >>> [round(Cosine().factor(i, 4), 3) for i in range(4)]
-    [1.0, 0.854, 0.5, 0.146]
-    """
-
-    kind: Literal["cosine"] = "cosine"
-
-    def shape(self, t: float) -> float:
-        """(1 + cos(pi t)) / 2."""
-        return 0.5 * (1.0 + math.cos(math.pi * t))
-
-
-@schedules.register
-class Wsd(Schedule):
-    """Warm-up, stable, decay: `min(1, (1 - t) / cooldown)`, linear over the last part (arXiv 2404.06395, section 4).
-
-    >>> [Wsd(cooldown=0.5).factor(i, 4) for i in range(4)]
-    [1.0, 1.0, 1.0, 0.5]
-    """
-
-    kind: Literal["wsd"] = "wsd"
-    cooldown: Share = 0.4
-
-    def shape(self, t: float) -> float:
-        """min(1, (1 - t) / cooldown)."""
-        return min(1.0, (1.0 - t) / self.cooldown)
+__all__ = ["Settings", "load_experiment", "read_settings"]
 
 
 class Settings(Frozen):
     """Everything of a run but its optimizer.
 
-    `batch` is what one worker takes in one step; `compare` holds the matrix learning rate of each method that
-    `--compare` may name. `checkpoint_every` counts steps, 0 is never. `exchange`, `server`, `bucket_mb` and `timeout`
-    are those of `signa.Group` and say how ranks talk; ranks wait that many seconds for rank 0's evaluation as well.
+    `batch` is what one worker takes in one draw, and `accumulate` how many draws its gradient is the mean of. The share
+    `sample` of the workers takes part in a step, drawn anew each time. With `local_steps` K > 1 a worker first takes K
+    steps of its own, W_k+1 = W_k - local_lr g(W_k), and (W_0 - W_K) / (K local_lr) stands for its gradient
+    (arXiv 1602.05629). Every `diagnose_every` steps the optimizer's inside is measured; that and `checkpoint_every` may
+    be 0, never. `compare` holds the matrix learning rate of each method that `--compare` may name. `exchange`,
+    `server`, `bucket_mb` and `timeout` are those of `signa.Group` and say how ranks talk; ranks wait that many seconds
+    for rank 0's evaluation as well.
     """
 
     task: Annotated[TaskConfig, tasks] = Shakespeare()
     steps: Count = 300
     workers: Count = 5
     batch: Count = 12
+    accumulate: Count = 1
+    sample: Share = 1.0
+    local_steps: Count = 1
+    local_lr: Positive = 0.1
     seed: int = Field(default=0, strict=True, ge=0, lt=2**63)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -133,6 +48,7 @@ class Settings(Frozen):
     eval_every: Count = 50
     log_every: Count = 10
     checkpoint_every: int = Field(default=100, strict=True, ge=0)
+    diagnose_every: int = Field(default=0, strict=True, ge=0)
     exchange: Exchange = "auto"
     server: Server = "auto"
     bucket_mb: Positive = 4.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,16 +21,27 @@ def closing(result: Result) -> str:
     return "\n".join(
         [
             "",
-            f"validation loss     {result.val_loss:.4f} nats per prediction, over the whole validation set",
+            *measured(result),
             f"bits per parameter  {result.bits_up:.2f} up, {result.bits_down:.2f} down; float32 takes 32 and 32: "
             f"{result.round_trip:.1f} times less, round trip",
             *sent(result),
             f"seconds per step    {result.seconds_per_step:.3f} ({result.steps} steps, {result.workers} workers, "
-            f"{result.parameters:,} parameters, {result.tokens:,} training tokens)",
+            f"{result.parameters:,} parameters, {result.examples:,} training examples)",
             "",
             *(f"  | {line}" for line in result.sample.splitlines()),
         ]
     )
+
+
+def measured(result: Result) -> list[str]:
+    """The metrics in words, the goal's first."""
+    names = sorted(result.metrics, key=lambda name: name != result.goal.metric)
+    return [f"{name.replace('_', ' ').replace('val ', 'validation '):<19} {result.metrics[name]:.4f}" for name in names]
+
+
+def brief(metrics: Mapping[str, float]) -> str:
+    """The first three metrics in a few characters each."""
+    return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in [*metrics.items()][:3])
 
 
 def sent(result: Result) -> list[str]:
@@ -83,9 +95,13 @@ class _Live:
         self.bar.start()
         self.task = self.bar.add_task(name, total=steps, losses="")
 
-    def progress(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
-        for key, value in (("train", train_loss), ("val", val_loss)):
-            self.seen[key] = f"{key} {value:.3f}" if value is not None else self.seen[key]
+    def progress(
+        self, step: int, *, train_loss: float | None = None, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        if train_loss is not None:
+            self.seen["train"] = f"train {train_loss:.3f}"
+        if metrics is not None:
+            self.seen["val"] = brief(metrics)
         self.bar.update(self.task, completed=step, losses="  ".join(filter(None, self.seen.values())))
 
     def say(self, line: str) -> None:
@@ -102,11 +118,13 @@ class _Lines:
         self.name, self.steps, self.loss, self.begun = name, steps, "", time.monotonic()
         typer.echo(f"{name}: {steps} steps")
 
-    def progress(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
+    def progress(
+        self, step: int, *, train_loss: float | None = None, metrics: Mapping[str, float] | None = None
+    ) -> None:
         self.loss = f"train {train_loss:.4f}  " if train_loss is not None else self.loss
-        if val_loss is not None:
+        if metrics is not None:
             left = (time.monotonic() - self.begun) / step * (self.steps - step)
-            typer.echo(f"{self.name}: step {step}/{self.steps}  {self.loss}val {val_loss:.4f}  {left:.0f} s left")
+            typer.echo(f"{self.name}: step {step}/{self.steps}  {self.loss}{brief(metrics)}  {left:.0f} s left")
 
     def say(self, line: str) -> None:
         typer.echo(line)

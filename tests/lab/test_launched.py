@@ -30,7 +30,7 @@ Said = pytest.CaptureFixture[str]
 #: A plug-in that makes worker 2, on the second of two ranks, end the run at step 6 in the way that $HOW says.
 ENDING = """
 import os, signal, time
-from signa.lab.tasks import _ShakespeareTask as Task
+from signa.lab.tasks.text import ShakespeareTask as Task
 
 real = Task.loss
 
@@ -150,7 +150,7 @@ def test_every_rank_says_in_one_line_why_it_ends(tmp_path: Path, how: str, first
 def test_a_run_of_one_process_goes_on_under_torchrun(monkeypatch: Patch, tmp_path: Path) -> None:
     assert tiny(monkeypatch, tmp_path, *EVERY, "--name", "whole") == 0
     with monkeypatch.context() as patch:
-        patch.setattr("signa.lab.tasks._ShakespeareTask.sample", lambda *_: 1 / 0)
+        patch.setattr("signa.lab.tasks.text.ShakespeareTask.sample", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             tiny(patch, tmp_path, *EVERY, "--name", "one")
     done = torchrun("train", "--resume", str(tmp_path / "one"))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from signa.lab import tasks
 from signa.lab.records import RunFolder
+from signa.lab.tasks import text
 from tests.lab.tiny import found, signa, tiny
 
 Patch = pytest.MonkeyPatch
@@ -19,14 +19,14 @@ EVERY = ("--steps", "12", "--set", "train.log_every=3", "--set", "train.checkpoi
 
 def stopping(monkeypatch: Patch, step: int) -> None:
     """Somebody presses Ctrl-C at this step."""
-    real = tasks._ShakespeareTask.loss
+    real = text.ShakespeareTask.loss
 
     def loss(self: Any, model: Any, worker: int, at: int) -> Any:
         if (worker, at) == (1, step):
             raise KeyboardInterrupt
         return real(self, model, worker, at)
 
-    monkeypatch.setattr(tasks._ShakespeareTask, "loss", loss)
+    monkeypatch.setattr(text.ShakespeareTask, "loss", loss)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_stopped_run_ends_as_the_whole_one(monkeypatch: Patch, tmp_path: Path,
 
 def test_a_run_that_stopped_at_its_very_end(monkeypatch: Patch, tmp_path: Path) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(tasks._ShakespeareTask, "sample", lambda *_: 1 / 0)
+        patch.setattr(text.ShakespeareTask, "sample", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             tiny(patch, tmp_path, *EVERY, "--name", "stopped")
     assert tiny(monkeypatch, tmp_path, *EVERY, "--name", "whole") == 0
@@ -71,7 +71,7 @@ def test_another_number_of_workers_needs_a_policy(monkeypatch: Patch, stopped: P
     assert signa(monkeypatch, *resume, "--on-world-change", "mean") == 0
     assert "workers: 2" in (stopped / "spec.yaml").read_text()
     summary = json.loads((stopped / "summary.json").read_text())
-    assert summary["workers"] == 2 and summary["tokens"] == (8 * 3 + 4 * 2) * 4 * 16
+    assert summary["workers"] == 2 and summary["examples"] == (8 * 3 + 4 * 2) * 4 * 16
 
 
 def test_what_cannot_be_resumed_says_why(monkeypatch: Patch, tmp_path: Path, stopped: Path, capsys: Said) -> None:

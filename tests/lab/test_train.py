@@ -12,7 +12,8 @@ import pytest
 from signa.errors import SpecError
 from signa.lab import records
 from signa.lab.records import RunFolder, read_metrics
-from signa.lab.settings import Cosine, Linear, Settings, Wsd, load_experiment, read_settings
+from signa.lab.schedules import Cosine, Linear, Wsd
+from signa.lab.settings import Settings, load_experiment, read_settings
 from signa.lab.tasks import Shakespeare, read_shakespeare
 from tests.lab.tiny import losses, signa, tiny
 
@@ -33,7 +34,7 @@ def test_a_run_writes_its_folder_and_learns(monkeypatch: Patch, tmp_path: Path, 
     val = [r for r in metrics if "val_loss" in r]
     assert train[-1] < train[0] - 0.3
     assert [r["step"] for r in val] == [4, 8, 12, 16, 20, 24, 28, 30]
-    assert metrics[0].items() >= {"step": 2, "tokens": 2 * 3 * 4 * 16, "train_loss": train[0]}.items()
+    assert metrics[0].items() >= {"step": 2, "examples": 2 * 3 * 4 * 16, "train_loss": train[0]}.items()
 
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["val_loss"] == val[-1]["val_loss"] and summary["workers"] == 3

@@ -1,4 +1,4 @@
-"""`signa list`, `show`, `check` and `schema`. Importing this is cheap: torch is imported by the commands."""
+"""`signa list`, `show`, `check` and `schema`: what there is, and what it comes to."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import typer
 if TYPE_CHECKING:
     from torch import nn
 
-    from .errors import SpecError
-    from .rule import Registry
-    from .spec import Spec
+    from ..errors import SpecError
+    from ..rule import Registry
+    from ..spec import Spec
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file of components; may be repeated.")]
@@ -36,8 +36,8 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List everything that has a name, with a line about each."""
-    from .plugin import load_plugins
-    from .show import catalogue, list_text
+    from ..plugin import load_plugins
+    from ..show import catalogue, list_text
 
     load_plugins(plugin or [])
     entries = catalogue(sort, pattern, _laboratory())
@@ -54,9 +54,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what a preset, a component or a spec comes to: formula, trace, bits, and the YAML it equals."""
-    from . import show as text
-    from .plugin import load_plugins
-    from .spec import Spec
+    from .. import show as text
+    from ..plugin import load_plugins
+    from ..spec import Spec
 
     size = _shape(shape)
     if Path(what).suffix:
@@ -84,7 +84,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a spec, and with --model where its parameters go; with --plugin alone, put its components to the laws."""
-    from .errors import RoutingError, SpecError, UnsupportedParameter
+    from ..errors import RoutingError, SpecError, UnsupportedParameter
 
     if not spec and not plugin:
         raise typer.BadParameter("give a spec, or a plug-in", param_hint="SPEC")
@@ -116,8 +116,8 @@ def schema(
     plugin: Plugins = None,
 ) -> None:
     """Print the JSON Schema of spec files, for editors: it lists what is registered, plug-ins included."""
-    from .plugin import load_plugins
-    from .spec import schema as document
+    from ..plugin import load_plugins
+    from ..spec import schema as document
 
     load_plugins(plugin or [])
     text = json.dumps(document(), indent=2)
@@ -130,11 +130,11 @@ def schema(
 
 def _check_spec(source: str, model: str, plugins: list[Path]) -> dict[str, Any]:
     """Load a spec, its `train:` too where it has one, and route a model."""
-    from .spec import Spec
+    from ..spec import Spec
 
     spec = Spec.load(source, plugins=plugins)
     if spec.train and Path(source).suffix:
-        from .lab.settings import load_experiment
+        from ..lab.settings import load_experiment
 
         load_experiment(source, plugins=plugins)
     workers = spec.train.get("workers", 1)
@@ -154,7 +154,7 @@ def _check_spec(source: str, model: str, plugins: list[Path]) -> dict[str, Any]:
 
 def _routed(spec: Spec, model: nn.Module) -> dict[str, Any]:
     """Where a model's parameters go, and what a step costs, by arithmetic (no optimizer state is made)."""
-    from .routing import Routing
+    from ..routing import Routing
 
     routing = Routing.of(spec, model)
     up = down = total = 0.0
@@ -195,9 +195,9 @@ def _build(target: str) -> nn.Module:
 
 def _check_laws(plugins: list[Path]) -> dict[str, Any]:
     """Put every component that the plug-ins register to the laws of its sort."""
-    from .plugin import load_plugins
-    from .show import catalogue
-    from .testing import check_component, laws
+    from ..plugin import load_plugins
+    from ..show import catalogue
+    from ..testing import check_component, laws
 
     before = {(entry.sort, entry.name) for entry in catalogue()}
     load_plugins(plugins)
@@ -228,8 +228,8 @@ def _check_laws(plugins: list[Path]) -> dict[str, Any]:
 
 def _laboratory() -> dict[str, Registry[Any]]:
     """The registries of `train:`."""
-    from .lab.settings import schedules
-    from .lab.tasks import tasks
+    from ..lab.schedules import schedules
+    from ..lab.tasks import tasks
 
     return {"schedules": schedules, "tasks": tasks}
 
@@ -248,7 +248,7 @@ def _problems(error: SpecError) -> list[dict[str, Any]]:
 
 
 def _refusal(what: str, instead: str = "") -> SpecError:
-    from .errors import Problem, SpecError
+    from ..errors import Problem, SpecError
 
     return SpecError([Problem(what, instead=instead)])
 

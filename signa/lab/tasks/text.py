@@ -1,71 +1,27 @@
-"""What is trained: a task opens on a device and hands out a model, each worker's loss, an evaluation and a sample.
-
-A task's configuration is a rule in the registry `tasks`; what it opens holds tensors.
-"""
+"""Text: character-level tiny-shakespeare."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from abc import abstractmethod
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import Fault
-from ..rule import Count, Registry, Rule
-from .models import GPT
-from .refusal import refusal
+from ...errors import Fault
+from ...rule import Count
+from ..models import GPT
+from ..refusal import refusal
+from .base import Task, TaskConfig, seed_of, tasks
 
-__all__ = ["Shakespeare", "Task", "TaskConfig", "read_shakespeare", "seed_of", "tasks"]
+__all__ = ["Shakespeare", "ShakespeareTask", "read_shakespeare"]
 
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SHIPPED = Path(__file__).with_name("data")
-
-
-class Task(Protocol):
-    """An open task. Every draw is a function of the seed, the worker and the step, so a resume needs no data state."""
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens (or images) one worker's batch holds."""
-
-    def model(self) -> nn.Module:
-        """A new model on the task's device, drawn from torch's global generator."""
-
-    def loss(self, model: nn.Module, worker: int, step: int) -> Tensor:
-        """The mean loss of this worker's batch of this step."""
-
-    def evaluate(self, model: nn.Module, *, whole: bool) -> float:
-        """The validation loss, over the whole validation set or a fixed eighth of it."""
-
-    def sample(self, model: nn.Module) -> str:
-        """Something a person can look at, or an empty string."""
-
-
-class TaskConfig(Rule):
-    """The numbers of a task: what stands under `train.task`."""
-
-    @abstractmethod
-    def open(self, *, workers: int, batch: int, seed: int, device: torch.device) -> Task:
-        """Load the data and bind the run's numbers."""
-
-
-tasks: Registry[TaskConfig] = Registry("task", TaskConfig)
-
-
-def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed from numbers and words, equal on every platform.
-
-    >>> seed_of(0, "worker", 1) == seed_of(0, "worker", 2)
-    False
-    """
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+SHIPPED = Path(__file__).parents[1] / "data"
 
 
 @tasks.register
@@ -90,10 +46,12 @@ class Shakespeare(TaskConfig):
 
     def open(self, *, workers: int, batch: int, seed: int, device: torch.device) -> Task:
         """Load the text onto the device. Each worker draws its own windows: `workers` is how many streams there are."""
-        return _ShakespeareTask(self, batch, seed, device)
+        return ShakespeareTask(self, batch, seed, device)
 
 
-class _ShakespeareTask:
+class ShakespeareTask(Task):
+    """The text on a device."""
+
     def __init__(self, config: Shakespeare, batch: int, seed: int, device: torch.device) -> None:
         text = read_shakespeare()
         self.letters = "".join(sorted(set(text)))
@@ -103,30 +61,27 @@ class _ShakespeareTask:
         self.train, self.val = tokens[:cut].to(device), tokens[cut:].to(device)
         self.config, self.batch, self.seed, self.device = config, batch, seed, device
         self.window = torch.arange(config.context + 1)
-
-    @property
-    def tokens(self) -> int:
-        return self.batch * self.config.context
+        self.examples = batch * config.context
 
     def model(self) -> nn.Module:
         c = self.config
         model = GPT(vocabulary=len(self.letters), layers=c.layers, heads=c.heads, width=c.width, context=c.context)
         return model.to(self.device)
 
-    def loss(self, model: nn.Module, worker: int, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed_of(self.seed, "worker", worker, "step", step))
+    def loss(self, model: nn.Module, worker: int, draw: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "worker", worker, "step", draw))
         start = torch.randint(len(self.train) - self.config.context, (self.batch,), generator=generator)
         return self._loss(model, self._windows(self.train, start))
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, *, whole: bool) -> float:
+    def evaluate(self, model: nn.Module, *, whole: bool) -> dict[str, float]:
         """Windows side by side: each character but the first is predicted once, from at most `context` before it."""
         context = self.config.context
         start = torch.arange(0, len(self.val) - context, context)[:: 1 if whole else 8]
         total = torch.zeros((), dtype=torch.float64)
         for part in start.split(max(1, 16_384 // context)):
             total += len(part) * self._loss(model, self._windows(self.val, part)).double().cpu()
-        return float(total / len(start))
+        return {"val_loss": float(total / len(start))}
 
     @torch.no_grad()
     def sample(self, model: nn.Module) -> str:

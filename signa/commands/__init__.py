@@ -1,0 +1,17 @@
+"""The commands besides `train`, a module each. Importing them is cheap: torch is imported where it is needed."""
+
+from __future__ import annotations
+
+import typer
+
+from . import describe
+
+__all__ = ["register"]
+
+MODULES = (describe,)
+
+
+def register(app: typer.Typer) -> None:
+    """Add every module's commands to the command line."""
+    for module in MODULES:
+        module.register(app)
