@@ -18,7 +18,18 @@ from torch import Tensor
 
 from .packing import WORD, present, signs, unpacked, words, words_for
 
-__all__ = ["Block", "Codec", "Dense", "Field", "ScaledSigns", "Signs", "Sparse", "Ternary", "codec_for"]
+__all__ = [
+    "Block",
+    "Codec",
+    "Dense",
+    "Field",
+    "ScaledSigns",
+    "ScaledTernary",
+    "Signs",
+    "Sparse",
+    "Ternary",
+    "codec_for",
+]
 
 
 @dataclass(frozen=True)
@@ -201,6 +212,25 @@ class ScaledSigns(Codec):
                 else:
                     lines.mul_(scale[:, group : group + lines.shape[1], None])
         return x
+
+
+class ScaledTernary(Ternary):
+    """Two bits per entry, and the float that all entries but the zeros have for their size."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Words of signs, words of presence, and the matrix's size."""
+        return *super().fields, Field(1, 0, self.dtype)
+
+    def pack(self, x: Tensor) -> list[Tensor]:
+        """Sign bits, bits that are 1 where x is not 0, and the size (0 if there is nothing else)."""
+        return [*super().pack(x), x.abs().amax(1, keepdim=True)]
+
+    def unpack(self, parts: Sequence[Tensor], start: int, stop: int) -> Tensor:
+        """+size, -size and 0."""
+        size = parts[2]
+        x = super().unpack(parts[:2], start, stop)
+        return torch.where(x == 0, x, x * size)  # 0 times an infinity is no zero
 
 
 @dataclass(frozen=True)

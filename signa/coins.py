@@ -15,12 +15,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .packing import signs, words_for
+from .packing import WORD, signs, words_for
 
 SERVER = -1
 """The actor that tosses for the server; workers are 0, 1, 2, ..."""
 
 _MASK = (1 << 64) - 1
+_UNIFORM = 0x756E69666F726D  # "uniform" in ASCII: draws have words of their own, apart from the coins of their hop
 _GOLDEN, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64, Steele et al. 2014
 
 
@@ -107,3 +108,17 @@ class Coins:
         rows = like.shape[:-2].numel()
         tossed = self.words(rows, words_for(entries), like.device)
         return signs(tossed, entries, like.dtype).contiguous().view(like.shape)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """A number in [0, 1) for every entry of ``like`` (..., m, n), in float64: 53 bits of a word for each entry.
+
+        Entry e of a row takes word ``64 offset + e``, so a piece that begins with a word of coins draws what the whole
+        draws there. Always float64, whatever ``like`` is: 24 bits would tie among millions of entries.
+
+        >>> Coins().uniform(torch.zeros(1, 3))
+        tensor([[0.4492, 0.8081, 0.4849]], dtype=torch.float64)
+        """
+        entries = like.shape[-2] * like.shape[-1]
+        own = replace(self, hop=self.hop ^ _UNIFORM, offsets=[WORD * offset for offset in self.offsets])
+        drawn = own.words(like.shape[:-2].numel(), entries, like.device)
+        return _shift(drawn, 11).double().mul_(2.0**-53).view(like.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from .exact import ExactModel
 from .routing import Route
 from .spec import ParamGroup
-from .stack import Stack
+from .stack import Probe, Stack
 from .transport import Bucket, Clock, Transport
 
 #: Entries of a stack at the most (32 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
@@ -71,6 +72,18 @@ class Engine:
         """What travels together."""
         return [bucket for bucket, _ in self._buckets]
 
+    @contextmanager
+    def probe(self, look: Probe) -> Iterator[None]:
+        """Inside, ``look`` sees every hop of every stack that is there now, in place of a probe that saw it before."""
+        before = [(stack, stack.probe) for _, stack in self.stacks]
+        for stack, _ in before:
+            stack.probe = look
+        try:
+            yield
+        finally:
+            for stack, probe in before:
+                stack.probe = probe
+
     def run(self, rows: Sequence[Mapping[int, Tensor | None]], scalars: Sequence[Scalars], clock: Clock) -> None:
         """One step: messages, the wire, and back to the model.
 
@@ -84,6 +97,8 @@ class Engine:
                 gradients = [[row[id(p)] for p in stack.parameters] for row in rows]
                 messages.append(stack.send(gradients, *scalars[index], clock))
             aggregates = bucket.collect(messages, clock)
+            for (_, stack), message, (x, here, _) in zip(places, messages, aggregates, strict=True):
+                stack.show("aggregate", here, message.rows, x)
             served = [
                 stack.serve(x, here, *scalars[index], clock) if len(here) else x
                 for (index, stack), (x, here, _) in zip(places, aggregates, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -42,10 +43,10 @@ class Feedback(Rule):
     def decode(self, a: Tensor, state: State) -> Tensor:
         """The signal for the aggregated message a."""
 
-    def rejoin(self, senders: State) -> State:
+    def rejoin(self, senders: State, aggregate: Callable[[Tensor], Tensor]) -> State:
         """The receiver's state that goes with these of all N senders, (N, ..., m, n), where their number changed.
 
-        What is not named keeps its value.
+        ``aggregate`` is that of everybody's messages. What is not named keeps its value.
         """
         return {}
 
@@ -124,7 +125,7 @@ class EF21(Feedback):
     """``c = C(u - h); h <- h + c`` at the sender, ``H <- H + Agg(c)`` at the receiver, which delivers H.
 
     The estimate follows u itself, so the receiver gets back the Signal that the sender meant; behind a server's step it
-    carries the model (EF21-P). An absent worker counts as c = 0. Law: H = mean of the h.
+    carries the model (EF21-P). An absent worker counts as c = 0. Law: H = Agg(h).
 
     State: h at the sender, H at the receiver, both start at the signal's initial value (0, or X_0 for a model).
     Source: arXiv 2106.05203, Algorithm 2 (EF21); arXiv 2209.15218 (EF21-P).
@@ -153,13 +154,9 @@ class EF21(Feedback):
         """H."""
         return state["H"].add_(a).clone()
 
-    def rejoin(self, senders: State) -> State:
-        """``H = mean_j h_j``, added in worker order."""
-        first, *others = senders["h"]
-        total = first.clone()
-        for h in others:
-            total.add_(h)
-        return {"H": total / len(senders["h"])}
+    def rejoin(self, senders: State, aggregate: Callable[[Tensor], Tensor]) -> State:
+        """``H = Agg(h)``."""
+        return {"H": aggregate(senders["h"])}
 
     def signal(self, sent: Signal, received: Signal) -> Signal:
         """The target's own Signal."""
@@ -170,6 +167,6 @@ class EF21(Feedback):
         if contraction is None:
             raise Fault(
                 f"ef21 cannot follow a signal through '{compressor}'",
-                because=f"EF21 needs ||C(x) - x||^2 <= (1 - delta) ||x||^2, and '{compressor}' forgets the size of x",
+                because=f"EF21 needs ||C(x) - x||^2 <= (1 - delta) ||x||^2, which '{compressor}' does not promise",
                 instead="write ef21(scaled_sign), or drop the feedback",
             )

@@ -20,7 +20,7 @@ from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
 from .sentence import Hop
 from .spec import ParamGroup, Spec
-from .stack import Probe
+from .stack import Probe, Stack
 from .transport import Clock, Transport, Verdict, default_transport
 
 Model = nn.Module | Iterable[tuple[str, Tensor]]
@@ -67,6 +67,7 @@ class SignA(torch.optim.Optimizer):
             raise TypeError(f"transport must be signa.Loopback(5) or signa.Group(), with parentheses, got {got}")
         try:
             routing = Routing.of(spec, model)
+            spec.admit(transport.workers)
         except SignaError as error:  # the others must not wait; where all have the same error, it is just that
             transport.agree({"error": str(error)}, None)
             raise
@@ -256,6 +257,11 @@ class SignA(torch.optim.Optimizer):
             StateError: from ``step()`` and ``load_state_dict()`` inside, which would work on the wrong model.
         """
         return self._engine.exact.shown()
+
+    @property
+    def stacks(self) -> list[tuple[int, Stack]]:
+        """The stacks of same-shape matrices, each with the number of its param_group."""
+        return self._engine.stacks
 
     @property
     def keeps_exact(self) -> bool:

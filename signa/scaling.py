@@ -10,7 +10,7 @@ from abc import abstractmethod
 from math import sqrt
 from typing import Literal
 
-from .rule import Real, Registry, Rule
+from .rule import Flag, Positive, Real, Registry, Rule
 from .signal import SQRT_MN, Signal
 
 
@@ -117,3 +117,55 @@ class Power(Scaling):
     def sign(self, m: int, n: int) -> float:
         """m^-beta n^-alpha."""
         return float(m**-self.beta * n**-self.alpha)
+
+
+@scalings.register
+class MatchAdamW(Scaling):
+    """``rms sqrt(m n) / norm``: every step's entries have root mean square lr * rms, about that of AdamW's.
+
+    So AdamW's learning rate and weight decay carry over. For polar it is ``rms sqrt(max(m, n))``, for signs ``rms``.
+
+    Source: arXiv 2502.16982, section 2.2 and equation 4 (0.2, in the range of AdamW's own).
+
+    >>> MatchAdamW()(Signal("direction", "sign", SQRT_MN), 64, 25)
+    0.2
+    """
+
+    kind: Literal["match_adamw"] = "match_adamw"
+    rms: Positive = 0.2
+
+    def sign(self, m: int, n: int) -> float:
+        """Signs have root mean square 1."""
+        return self.rms
+
+    def other(self, norm: float, m: int, n: int) -> float:
+        """Rms sqrt(m n) / norm."""
+        return self.rms * sqrt(m * n) / norm
+
+
+@scalings.register
+class Semantic(Scaling):
+    """Unit gain on the layer's meant (fan-out, fan-in), for weights that are stored as (fan-in, fan-out).
+
+    ``sqrt(fan_out) / norm``: sqrt(n) / norm of an m x n matrix stored transposed, 1 / sqrt(m) for signs. It
+    differs from ``unit_gain`` by sqrt(n / m): by 2 for a transposed 768 x 3072.
+
+    Args:
+        transposed: rows are inputs; without it, it is ``unit_gain``.
+
+    Source: the criterion of ``unit_gain`` (equal RMS gain ``||A||_F / sqrt(fan_out)``) on the transposed matrix.
+
+    >>> Semantic()(Signal("direction", "sign", SQRT_MN), 25, 64)
+    0.2
+    """
+
+    kind: Literal["semantic"] = "semantic"
+    transposed: Flag = True
+
+    def sign(self, m: int, n: int) -> float:
+        """1 / sqrt(fan_in)."""
+        return 1 / sqrt(m if self.transposed else n)
+
+    def other(self, norm: float, m: int, n: int) -> float:
+        """Sqrt(fan_out) / norm."""
+        return sqrt(n if self.transposed else m) / norm

@@ -18,7 +18,7 @@ from .rule import Frozen
 from .scaling import Scaling
 from .signal import BITS, Signal
 from .stage import Stage, stages
-from .stages import Decay, Step
+from .stages import Decay, Project, Step
 
 
 class Hop(NamedTuple):
@@ -93,6 +93,13 @@ class Method(Frozen):
                 because=f"the receiver adds up, and a sum of {self.aggregate.kind}s says nothing of the sum",
                 instead="aggregate with 'mean', or drop the feedback",
                 at=("aggregate",),
+            )
+        if steps[0][0] == "server" and any(isinstance(stage, Project) for stage in self.replica):
+            raise Fault(
+                "'project' cannot stand behind a step on the server",
+                because="it would move the replica and not the server's exact model X",
+                instead="move 'step' to 'replica'",
+                at=("replica",),
             )
         decays = [index for index, stage in enumerate(self.worker) if isinstance(stage, Decay)]
         if len(decays) > 1:

@@ -155,6 +155,19 @@ class Spec(Frozen):
         data = {"version": self.version, "groups": plain(self.groups)}
         return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
+    def admit(self, workers: int) -> None:
+        """Refuse a number of workers that a group's aggregator cannot work with.
+
+        Raises:
+            SpecError: naming the group.
+        """
+        for index, group in enumerate(self.groups):
+            try:
+                group.method.aggregate.admit(workers)
+            except Fault as fault:
+                at = f"groups.{group.name or index}.aggregate"
+                raise SpecError([Problem(fault.what, at, because=fault.because, instead=fault.instead)]) from None
+
     def replace(self, changes: Mapping[str, Any]) -> Spec:
         """A validated copy with other values at some addresses, ``{"groups.1.worker.momentum.beta": 0.9}``.
 

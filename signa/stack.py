@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Concatenate, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
 
+from .channel import Channel
 from .codec import codec_for
 from .coins import SERVER, Coins, name_key
 from .packing import words_for
@@ -20,6 +22,28 @@ from .transport import ABSENT, SILENT, VOICE, Clock, Lane, Message
 
 COMPUTE = {torch.float64: torch.float64}
 """Dtypes that are computed in as they are; every other one is computed, and its state kept, in float32."""
+
+
+P = ParamSpec("P")
+
+
+class Sight(NamedTuple):
+    """What a probe is shown at a hop: what came there and what left, borrowed and only as long as the probe looks.
+
+    ``address`` is a stage's (``worker.momentum``), or ``gradient``, ``up.compressor`` (what is compressed, and into
+    what), ``up``, ``aggregate``, ``up.receiver``, and the same of ``down``. ``matrices`` numbers the rows within the
+    stack; before the aggregate a matrix has a row for each local worker that takes part, worker by worker. At
+    ``aggregate``, ``came`` are the local workers' messages for the whole stack, (k, B, m, n), zero where there is none.
+    """
+
+    stack: Stack
+    address: str
+    matrices: Sequence[int]
+    came: Tensor
+    left: Tensor
+
+
+Probe = Callable[[Sight], None]
 
 
 class Stack:
@@ -41,6 +65,7 @@ class Stack:
         self._offsets = [b * words_for(self.m * self.n) for _ in routes for b in range(self.per)]
         self._owned: dict[int, int] = {}
         self.state: dict[str, Tensor] = {}
+        self.probe: Probe | None = None
 
     @property
     def method(self) -> Method:
@@ -163,9 +188,10 @@ class Stack:
         parameter = self.model()[matrices] if self.method.coupled and decay else None
         ctx = self._context(matrices, actors, clock, lr, decay if self.method.coupled else 0.0, parameter)
         part = Part(self.state, rows, len(self.local) * self.rows)
+        self.show("gradient", matrices, x, x)
         for address, stage in self._path["worker"]:
-            x = stage(x, part[address], ctx.at(address))
-        x = self.method.up.encode(x, part["worker.up"], ctx.at("up"))
+            x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
+        x = self._encode("up", self.method.up, matrices, x, part["worker.up"], ctx)
         part.keep()
         return self._full(x, rows)
 
@@ -184,10 +210,10 @@ class Stack:
         """The server's message for these matrices, from their aggregate: up's receiver, server, down's sender."""
         ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
         part = Part(self.state, [self._owned[b] for b in matrices], len(self._owned))
-        x = self.method.up.decode(x, part["server.up"])
+        x = self._seen("up.receiver", matrices, self.method.up.decode)(x, part["server.up"])
         for address, stage in self._path["server"]:
-            x = stage(x, part[address], ctx.at(address))
-        x = self.method.down.encode(x, part["server.down"], ctx.at("down"))
+            x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
+        x = self._encode("down", self.method.down, matrices, x, part["server.down"], ctx)
         part.keep()
         return x
 
@@ -196,13 +222,38 @@ class Stack:
         only = sorted({b // self.per for b in matrices})
         ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
         part = Part(self.state, matrices, self.rows)
-        x = self.method.down.decode(x, part["replica.down"])
+        x = self._seen("down.receiver", matrices, self.method.down.decode)(x, part["replica.down"])
         for address, stage in self._path["replica"]:
             # A replica's step has no state: the x that it integrates is the parameter itself.
             state = {"x": self._read(only)} if isinstance(stage, Step) else part[address]
-            x = stage(x, state, ctx.at(address))
+            x = self._seen(address, matrices, stage)(x, state, ctx.at(address))
         part.keep()
         self.write(x, only)
+
+    def _encode(
+        self, address: str, channel: Channel, matrices: Sequence[int], u: Tensor, state: State, ctx: Context
+    ) -> Tensor:
+        compress = self._seen(f"{address}.compressor", matrices, channel.compressor)
+        return self._seen(address, matrices, channel.feedback.encode)(u, compress, state, ctx.at(address))
+
+    def show(self, address: str, matrices: Sequence[int], came: Tensor, left: Tensor) -> None:
+        """Let a probe see a hop, if there is one."""
+        if self.probe is not None and len(matrices):
+            self.probe(Sight(self, address, matrices, came, left))
+
+    def _seen(
+        self, address: str, matrices: Sequence[int], act: Callable[Concatenate[Tensor, P], Tensor]
+    ) -> Callable[Concatenate[Tensor, P], Tensor]:
+        """``act`` itself; where there is a probe, it sees what came and what left."""
+        if self.probe is None:
+            return act
+
+        def seen(x: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+            left = act(x, *args, **kwargs)
+            self.show(address, matrices, x, left)
+            return left
+
+        return seen
 
     def _decay(self, decay: float) -> float:
         return 0.0 if self.method.coupled else decay
@@ -215,6 +266,11 @@ class Stack:
         return Context(lr=lr, scale=self.lam, weight_decay=decay, parameter=x, coin=coin)
 
     # The exact model of EF21-P -----------------------------------------------------------------------------------
+
+    @property
+    def owned(self) -> Sequence[int]:
+        """The matrices whose server is here, in the order of the rows of ``server.*``."""
+        return list(self._owned)
 
     @property
     def exact(self) -> Tensor | None:

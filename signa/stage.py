@@ -44,6 +44,10 @@ class Context:
         """+-1 for every entry; a function of seed, step, hop, parameter, actor and entry alone."""
         return self.coin.toss(like)
 
+    def uniform(self, like: Tensor) -> Tensor:
+        """A float64 in [0, 1) for every entry; a function of the same six, and apart from the coins."""
+        return self.coin.uniform(like)
+
     def fair_sign(self, x: Tensor) -> Tensor:
         """``sign(x)`` with a coin for every exact zero; a matrix that is zero throughout stays zero (no opinion).
 

@@ -17,14 +17,15 @@ NAMES = [
     "replicate", "save_checkpoint", "scalings", "schema", "stages",
 ]  # fmt: skip
 REGISTRIES = {
-    "lmos": ["column", "frobenius", "linf", "row", "spectral"],
-    "compressors": ["identity", "scaled_sign", "sign", "top_k"],
-    "aggregators": ["majority_vote", "mean", "median"],
+    "lmos": ["column", "frobenius", "l1", "linf", "nuclear", "row", "spectral"],
+    "compressors": ["identity", "random_k", "rank", "scaled_sign", "sign", "stochastic_sign", "ternary", "top_k"],
+    "aggregators": ["majority_vote", "mean", "median", "weighted_mean"],
     "stages": [
-        "adam", "clip", "column", "decay", "frobenius", "linf", "momentum", "normalise", "row", "spectral", "step",
+        "adam", "clip", "column", "decay", "frobenius", "l1", "linf", "momentum", "normalise", "nuclear", "project",
+        "row", "spectral", "step",
     ],
     "feedbacks": ["ef14", "ef21", "none"],
-    "scalings": ["legacy", "mishra", "mup", "none", "power", "unit_gain"],
+    "scalings": ["legacy", "match_adamw", "mishra", "mup", "none", "power", "semantic", "unit_gain"],
     "presets": [
         "adamw", "dlion_mean", "dlion_vote", "doublesqueeze", "ef21muonsign", "ef21muonusign", "ef21signmuon",
         "ef_signsgd", "lion", "muon", "muon_worker", "muonsign", "muonusign", "muonusign_1bit", "nsgd", "sgd",

@@ -1,7 +1,7 @@
-"""Registry of aggregators: majority_vote, mean, median."""
+"""Registry of aggregators: majority_vote, mean, median, weighted_mean."""
 
 from .base import Aggregator, aggregators, in_order
-from .rules import MajorityVote, Mean, Median
+from .rules import MajorityVote, Mean, Median, WeightedMean
 
 register, unregister, names, get = aggregators.register, aggregators.unregister, aggregators.names, aggregators.get
 
@@ -10,6 +10,7 @@ __all__ = [
     "MajorityVote",
     "Mean",
     "Median",
+    "WeightedMean",
     "aggregators",
     "get",
     "in_order",

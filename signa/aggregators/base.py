@@ -51,6 +51,13 @@ class Aggregator(Rule):
         else None."""
         return None
 
+    def admit(self, workers: int) -> None:
+        """Refuse a number of workers that this rule cannot work with.
+
+        Raises:
+            Fault: with the reason and the remedy.
+        """
+
     @abstractmethod
     def signal(self, s: Signal) -> Signal:
         """What aggregation does to the nominal description.

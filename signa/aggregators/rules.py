@@ -1,4 +1,4 @@
-"""Coordinate-wise aggregation: vote, mean, median."""
+"""Coordinate-wise aggregation: vote, mean, weighted mean, median."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import Fault
 from ..packing import majority
+from ..rule import Positive
 from ..signal import SQRT_MN, Signal
 from ..stage import Context
 from .base import Aggregator, aggregators, in_order
@@ -85,6 +86,57 @@ class Mean(Aggregator):
     def of_sum(self, total: Tensor, present: Tensor) -> Tensor:
         """The sum over how many there are."""
         return total / present.clamp(min=1)[..., None, None]
+
+    def signal(self, s: Signal) -> Signal:
+        """Dense values of the same nominal size."""
+        return s.but(alphabet="dense")
+
+
+@aggregators.register
+class WeightedMean(Aggregator):
+    """``sum_j w_j x_j / sum_j w_j`` over the workers present, added in worker order.
+
+    Federated averaging weighs a worker by its number of samples. Behind ``up: sign`` it is the balance of a weighted
+    vote, which ``down: sign`` (or a server's ``linf``) decides.
+
+    Shapes: (N, ..., m, n) -> (..., m, n). Norm: the messages' own. Law: the common factor of the weights is nothing.
+
+    Args:
+        weights: one per worker, in worker order; equal ones if there are none.
+
+    Raises:
+        Fault: there are weights, but not as many as workers.
+
+    Source: arXiv 1602.05629, Algorithm 1 (FedAvg, n_k / n); arXiv 2403.16372 (votes weighted by worker).
+
+    >>> WeightedMean(weights=(3, 1))(torch.tensor([[[1.0]], [[5.0]]]), torch.ones(2, dtype=torch.bool), Context())
+    tensor([[2.]])
+    """
+
+    linear: ClassVar[bool] = True
+    coordinatewise: ClassVar[bool] = True
+
+    kind: Literal["weighted_mean"] = "weighted_mean"
+    weights: tuple[Positive, ...] = ()
+
+    def admit(self, workers: int) -> None:
+        """As many weights as workers, or none."""
+        if len(self.weights) not in (0, workers):
+            raise Fault(
+                f"aggregate 'weighted_mean' has {len(self.weights)} weights for {workers} workers",
+                because="worker j's message is multiplied by weight j",
+                instead=f"give {workers} weights in worker order, or none for equal ones",
+            )
+
+    def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
+        """The weighted mean over those present."""
+        self.admit(len(messages))
+        given = torch.tensor(self.weights or (1.0,) * len(messages), dtype=messages.dtype, device=messages.device)
+        present = in_order(given.view(-1, *[1] * (active.ndim - 1)) * active)[..., None, None]
+        total = messages[0] * given[0]
+        for weight, message in zip(given[1:], messages[1:]):
+            total += message * weight
+        return total / torch.where(present > 0, present, 1)
 
     def signal(self, s: Signal) -> Signal:
         """Dense values of the same nominal size."""

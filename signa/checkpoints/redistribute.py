@@ -11,6 +11,7 @@ from ..aggregators import in_order
 from ..optim import SignA
 from ..routing import Route
 from ..stack import Stack
+from ..stage import Context
 from .archive import Archive
 
 Policy = Literal["mean", "reset", "remap"]
@@ -25,7 +26,7 @@ def worker_state(archive: Archive, opt: SignA, route: Route, policy: Policy) -> 
     addresses = [address for address in views if address.startswith("worker.")]
     if there == opt.transport.workers:
         return {a: torch.stack([archive.row(j, route.named.name, a) for j in local]) for a in addresses}
-    feedback = opt.spec.groups[route.group].method.up.feedback
+    method = opt.spec.groups[route.group].method
     receives = any(address.startswith("server.up.") for address in views)
     workers = range(opt.transport.workers) if receives else local
     # A stack of this one parameter knows every state's initial value, and its form as rows of matrices.
@@ -47,7 +48,11 @@ def worker_state(archive: Archive, opt: SignA, route: Route, policy: Policy) -> 
             for address in addresses
             if address.startswith("worker.up.")
         }
-        for name, value in feedback.rejoin(senders).items():
+
+        def aggregate(messages: Tensor) -> Tensor:
+            return method.aggregate(messages, torch.ones(messages.shape[:-2], dtype=torch.bool), Context())
+
+        for name, value in method.up.feedback.rejoin(senders, aggregate).items():
             stack.state[f"server.up.{name}"].copy_(value)
             found[f"server.up.{name}"] = fresh[f"server.up.{name}"]
     return found

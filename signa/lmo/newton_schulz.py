@@ -14,12 +14,12 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ..linalg import ieee_products, matrix_sum, power_of_two_scale
+from ..linalg import column_sum, ieee_products, matrix_sum, power_of_two_scale, row_sum
 
-__all__ = ["SCHEDULES", "Row", "Schedule", "exact_polar", "orthogonalise", "polar_express", "rows"]
+__all__ = ["SCHEDULES", "Row", "Schedule", "exact_polar", "leading_pair", "orthogonalise", "polar_express", "rows"]
 
 Row: TypeAlias = tuple[float, float, float]
-Normalisation: TypeAlias = Literal["schatten4", "frobenius"]
+Normalisation: TypeAlias = Literal["schatten4", "frobenius", "aol"]
 
 _SIDE = 32  # both sides are padded to a multiple of it: ragged ones take another path in a stack than alone
 _WIDTH = 320  # inner products up to this, or up to the side, are the same under 1 and 16 threads; longer ones are not
@@ -147,6 +147,16 @@ SCHEDULES: dict[str, Schedule] = {
         "schatten4",
         "numerics.md; two products a step instead of three",
     ),
+    "turbo4": Schedule(
+        (
+            _scaled((4.0098, -7.0585, 2.4635), 1 / 0.85),  # bare, it is below 0 from 0.884 on, and 1 would go to -1
+            (3.4585, -5.5479, 2.5959),
+            (2.7573, -3.2939, 1.4254),
+            (2.7215, -3.0494, 1.3169),
+        ),
+        "aol",
+        "arXiv 2512.04632 (Turbo-Muon); coefficients of numerics.md, of which the first takes 0.85 x",
+    ),
 }
 
 
@@ -172,11 +182,14 @@ def orthogonalise(
     Args:
         coefficients: rows (a, b, c), as in `SCHEDULES` or from `polar_express` or `rows`.
         normalisation: x / ||x||_F, or x / (sum of sigma^4)^(1/4), which is tighter and costs no product: it is the
-            Frobenius norm of the first A.
-        dtype: what the products run in. `schatten4` normalises in float32, or float64 if x is, and rounds once;
+            Frobenius norm of the first A. `aol` divides each row i of the smaller side by (sum_j |A_ij|)^(1/2): every
+            sigma is then at most 1 and most are near it, so that four steps do, but towards the polar factor of the
+            *rescaled* x, which is not that of x, nor turned as x is.
+        dtype: what the products run in. `schatten4` and `aol` normalise in float32, or float64 if x is, and round once;
             `frobenius` rounds first, as torch.optim.Muon does, whose bits it has up to n = 320.
 
-    Source: Jordan et al., https://kellerjordan.github.io/posts/muon; the normalisation from A: Turbo-Muon.
+    Source: Jordan et al., https://kellerjordan.github.io/posts/muon; the normalisations from A: arXiv 2512.04632
+    (Turbo-Muon); that `aol` bounds sigma by 1: arXiv 2208.03160, Theorem 1 (AOL).
 
     >>> table = SCHEDULES["polar6"].coefficients
     >>> orthogonalise(torch.tensor([[3.0, 0.0], [0.0, -2.0]]), table, normalisation="schatten4", dtype=torch.float32)
@@ -193,7 +206,7 @@ def orthogonalise(
         for part, out in zip(matrices.split(size), result.split(size)):
             X, A = _normalised(part, normalisation, dtype)
             for step, (a, b, c) in enumerate(coefficients):
-                A = _gram(X) if step else A
+                A = gram(X) if step else A
                 X = _fused(X, A, a, b, c) if dtype.itemsize == 2 else _plain(X, A, a, b, c)
             out.copy_(X[:, :m, :n])
     return result.view(x.shape)
@@ -208,10 +221,14 @@ def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> 
         rounded = unit.to(dtype)  # rounded first, over a rounded norm: torch.optim.Muon's own bits up to n = 320
         norm = matrix_sum(rounded.to(unit.dtype).square()).sqrt().to(dtype)
         X[:, :m, :n] = rounded / _nonzero(norm)
-        return X, _gram(X)
+        return X, gram(X)
     unit *= 2.0 ** -math.ceil(math.log2(m * n) / 2)  # so that ||X||_F <= 2: A fits every dtype
     X[:, :m, :n] = unit
-    A = _gram(X)
+    A = gram(X)
+    if normalisation == "aol":
+        row = _nonzero(row_sum(A.to(unit.dtype).abs()))  # (B, m, 1), padding included
+        X[:, :m, :n] = unit.div_(row[:, :m].sqrt())
+        return X, A.copy_(A.to(unit.dtype) / (row.sqrt() * row.mT.sqrt()))
     fourth = _nonzero(matrix_sum(A.to(unit.dtype).square()).sqrt())
     X[:, :m, :n] = unit.div_(fourth.sqrt())  # from the unrounded entries: rounded once, not twice
     return X, A.div_(fourth)
@@ -221,7 +238,7 @@ def _nonzero(norm: Tensor) -> Tensor:
     return torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
-def _gram(X: Tensor) -> Tensor:
+def gram(X: Tensor) -> Tensor:
     """X X^T, (B, m, n) -> (B, m, m): in blocks of columns, which are added in float32 or wider, in order."""
     width = max(_WIDTH, X.shape[-2])
     blocks = (block.contiguous() for block in X.split(width, -1))  # a strided block transposed is copied far slower
@@ -252,6 +269,44 @@ def _plain(X: Tensor, A: Tensor, a: float, b: float, c: float) -> Tensor:
 def _plus(square: Tensor, value: float) -> Tensor:
     square.diagonal(dim1=-2, dim2=-1).add_(value)
     return square
+
+
+def leading_pair(x: Tensor, squarings: int) -> Tensor:
+    """u v^T of the largest singular value of x, by squaring A = X X^T so many times.
+
+    A^(2^k) is sigma_1^(2^(k+1)) u u^T and what (sigma_2 / sigma_1)^(2^(k+1)) leaves of the rest. Its column with the
+    largest diagonal entry (the first of them) is u, and X^T u is v. Where sigma_1 is double, it is one of its pairs.
+
+    Shapes: (..., m, n) -> (..., m, n), in x's dtype; leading axes are batch. Zero gives zero.
+    Law: the module's.
+
+    >>> leading_pair(torch.tensor([[3.0, 0.0], [0.0, -2.0]]), 5)
+    tensor([[1., 0.],
+            [0., 0.]])
+    """
+    m, n = x.shape[-2:]
+    if m > n:
+        return leading_pair(x.mT, squarings).mT
+    matrices = x.detach().reshape(-1, m, n)
+    result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
+    size = max(1, (_GROUP if x.device.type == "cpu" else matrices.numel()) // max(m * n, 1))
+    with ieee_products(x.device):
+        for part, out in zip(matrices.split(size), result.split(size)):
+            X = part.new_zeros(len(part), m + -m % _SIDE, n + -n % _SIDE)
+            X[:, :m, :n] = power_of_two_scale(part)[0]
+            A = gram(X)
+            for _ in range(squarings):
+                A = gram(power_of_two_scale(A)[0])
+            at = A.diagonal(dim1=-2, dim2=-1).argmax(-1)
+            u = _unit(A.gather(-1, at[:, None, None].expand(-1, A.shape[-1], 1)))  # (B, m, 1)
+            v = _unit(column_sum(X * u))  # (B, 1, n)
+            torch.mul(u[:, :m], v[..., :n], out=out)
+    return result.view(x.shape)
+
+
+def _unit(x: Tensor) -> Tensor:
+    scaled, _ = power_of_two_scale(x)
+    return scaled / _nonzero(matrix_sum(scaled.square()).sqrt())
 
 
 def exact_polar(x: Tensor) -> Tensor:

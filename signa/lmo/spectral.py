@@ -81,14 +81,16 @@ class Spectral(LMO):
     nominal Frobenius norm sqrt(min(m, n)). Law: a zero matrix gives zero; d(c g) = d(g) exactly for c a power of two.
 
     Args:
-        schedule: ``polar6`` | ``polar5`` | ``jordan5`` | ``quintic5`` | ``cubic5`` | ``exact``, a list of (a, b, c), or
-            the Polar Express generator's arguments ``{lower, steps, cushion, safety, safety_inside}``.
+        schedule: ``polar6`` | ``polar5`` | ``jordan5`` | ``quintic5`` | ``cubic5`` | ``turbo4`` | ``exact``, a list of
+            (a, b, c), or the Polar Express generator's arguments ``{lower, steps, cushion, safety, safety_inside}``.
         steps: how many rows; the schedule's own number unless given. Beyond the table its last row repeats.
         dtype: of the iteration; ``parameter`` is the dtype that the optimizer computes in for that parameter.
-        normalisation: ``schatten4`` (from the first Gram matrix, free) | ``frobenius``; the schedule's own
-            unless given.
+        normalisation: ``schatten4`` (from the first Gram matrix, free) | ``frobenius`` | ``aol`` (each row of the
+            smaller side by itself: fewer steps, but the polar factor of the rescaled matrix, so d(U g) is not U d(g));
+            the schedule's own unless given.
 
-    Source: Muon, https://kellerjordan.github.io/posts/muon (jordan5); arXiv 2505.16932 (Polar Express).
+    Source: Muon, https://kellerjordan.github.io/posts/muon (jordan5); arXiv 2505.16932 (Polar Express);
+    arXiv 2512.04632 (turbo4, Turbo-Muon).
 
     >>> Spectral(schedule="exact").direction(torch.tensor([[3.0, 0.0], [0.0, -2.0]]))
     tensor([[ 1.,  0.],

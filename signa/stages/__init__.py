@@ -1,9 +1,10 @@
-"""Registry of stages: momentum, step, decay, adam, clip, normalise (LMOs are stages too, see :mod:`signa.lmo`)."""
+"""Registry of stages: momentum, step, project, decay, adam, clip, normalise (LMOs are stages, see :mod:`signa.lmo`)."""
 
 from ..stage import Stage, stages
 from .adam import Adam
 from .integrate import Decay, Step
 from .momentum import Momentum
+from .project import Project
 from .stabilise import Clip, Normalise
 
 register, unregister, names, get = stages.register, stages.unregister, stages.names, stages.get
@@ -14,6 +15,7 @@ __all__ = [
     "Decay",
     "Momentum",
     "Normalise",
+    "Project",
     "Stage",
     "Step",
     "get",

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from signa.codec import Block, Codec, Dense, Field, ScaledSigns, Signs, Sparse, Ternary, codec_for
-from signa.compressors import Identity, ScaledSign, Sign, TopK
+from signa import compressors
+from signa.codec import Block, Codec, Dense, Field, ScaledSigns, ScaledTernary, Signs, Sparse, Ternary, codec_for
+from signa.compressors import Identity, RandomK, Rank, ScaledSign, Sign, StochasticSign, TopK
 from signa.signal import SQRT_MN, Signal
 from signa.testing import check_component, context, sample
 
@@ -61,6 +62,7 @@ CASES: dict[str, tuple[Codec, Tensor]] = {
         for per in ("matrix", "row", "column", "block")
     },
     "scaled_sign of float64": (ScaledSigns(M, N, torch.float64, "row", 1), scaled("row", M, N).double()),
+    "scaled ternary": (ScaledTernary(M, N, torch.float32), ternary(M, N) * 3.0 + 0.0),
     "top_k": (Sparse(3, 7, torch.float32, 6), sparse()),
     "dense": (Dense(3, 7, torch.float32), values()),
     "dense of float64": (Dense(3, 7, torch.float64), values(torch.float64)),
@@ -82,6 +84,7 @@ GOLDEN = {
         "d50f5cfdc0d50f5c0100000000000000 000000000000e03f000000000000a0360000000000000840000000000000000"
         "00000000000009040"
     ),
+    "scaled ternary": ("c50618dd40950b4c0000000000000000 ed76bbdd6eb7dbed0000000000000000 00004040"),
     "top_k": ("0000000000020080000000000000000000008000cdcccc3d 2088611600000000"),
     "dense": (
         "010000000002008000000000000000800000803f000080bf00008000000000bf0000004000008044000000ffcdcccc3d"
@@ -118,6 +121,8 @@ def by_numpy(name: str, codec: Codec, x: Tensor) -> list[bytes]:
         return [y[at].tobytes(), bits(np.concatenate([[e >> b & 1 for b in range(5)] for e in at]))]
     if name == "ternary":
         return [bits(y > 0), bits(y != 0)]
+    if name == "scaled ternary":
+        return [bits(y > 0), bits(y != 0), np.abs(y).max().tobytes()]
     sign = bits(~np.signbit(y))
     if name == "sign":
         return [sign]
@@ -172,6 +177,7 @@ def test_few_values_and_many_zeros_have_one_packing() -> None:
 PARTS = [Sign(), Sign(zeros="keep"), Identity(), *(TopK(fraction=share) for share in (0.01, 0.4, 1.0))]
 PARTS += [ScaledSign(per=per, block=64) for per in ("matrix", "row", "column", "block")]
 PARTS += [ScaledSign(per="block", block=block) for block in (1, 13, 100)]
+PARTS += [StochasticSign(), compressors.Ternary(), RandomK(fraction=0.4), Rank(rank=3)]
 
 
 @pytest.mark.parametrize("rule", PARTS, ids=str)

@@ -115,6 +115,47 @@ def test_empty_and_mismatched_rows() -> None:
         Coins(1, 2, [3, 4], [0, 0], [0, 0]).toss(torch.zeros(3, 2, 2))
 
 
+def test_an_entry_draws_its_own_word() -> None:
+    """The same definition: 53 bits of word 64 offset + e, at a hop of its own."""
+    drawn = Coins(**(FIELDS | {"offsets": [3]})).uniform(torch.zeros(1, 16, 32)).flatten()
+    for e in (0, 1, 63, 64, 65, 511):
+        index = 64 * 3 + e
+        expected = (word(7, 11, name_key("fc.weight"), 2, index, hop=0x756E69666F726D) >> 11) / 2**53
+        assert drawn[e].item() == expected
+    assert drawn.dtype == torch.float64 and drawn.min() >= 0 and drawn.max() < 1
+
+
+def test_draws_are_uniform_and_apart_from_the_coins() -> None:
+    coins, like = Coins(**FIELDS), torch.zeros(1, 400, 256)
+    u = coins.uniform(like).flatten()
+    n = u.numel()
+    assert abs(float(u.mean()) - 0.5) < 5 / math.sqrt(12 * n)
+    counts = torch.histc(u.float(), 64, 0, 1)
+    assert float((counts - n / 64).square().sum() / (n / 64)) < 63 + 5 * math.sqrt(2 * 63)
+    for other in (u.roll(1), u.roll(64), coins.at("up").uniform(like).flatten(), coins.toss(like).flatten() / 2):
+        assert abs(float(((u - 0.5) * (other - other.mean())).mean())) < 5 * 0.3 * 0.5 / math.sqrt(n)
+    assert u.unique().numel() == n
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"step": 12}, {"actors": [3]}, {"offsets": [8]}, {"hop": 1}])
+def test_each_argument_counts_in_a_draw(change: dict) -> None:
+    like = torch.zeros(1, 16, 32)
+    one, two = Coins(**FIELDS).uniform(like), Coins(**(FIELDS | change)).uniform(like)
+    assert not (one == two).any() and abs(float(((one - 0.5) * (two - 0.5)).mean())) < 5 / 12 / math.sqrt(512)
+
+
+def test_a_piece_draws_what_the_whole_draws_there() -> None:
+    names, actors, offsets = [name_key(f"p{i}") for i in range(4)], [0, 1, SERVER, 5], [0, 60, 33, 1]
+    whole = Coins(7, 11, names, offsets, actors).uniform(torch.zeros(4, 6, 30))
+    rest = Coins(7, 11, names, [o + 2 for o in offsets], actors).uniform(torch.zeros(4, 1, 52))
+    assert torch.equal(rest.flatten(1), whole.flatten(1)[:, 128:])
+    nested = Coins(7, 11, names, offsets, actors).uniform(torch.zeros(2, 2, 6, 30, dtype=torch.bfloat16))
+    assert torch.equal(nested.flatten(0, 1), whole)
+    alone = Coins(7, 11, names[1:2], offsets[1:2], actors[1:2]).uniform(torch.zeros(6, 30))
+    assert torch.equal(alone, whole[1])
+    assert torch.equal(Context(coin=Coins()).uniform(whole), Coins().uniform(whole))
+
+
 def test_a_fair_sign_asks_only_where_zeros_are() -> None:
     x = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))
     x[0, 3] = 0

@@ -583,10 +583,20 @@ def test_a_full_disk_in_the_middle_of_a_file(tmp_path: Path, monkeypatch: pytest
 def test_the_rejoined_receiver_goes_with_its_senders() -> None:
     h = torch.randn(5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     kept = h.clone()
-    ((name, found),) = signa.feedbacks.parse("ef21").rejoin({"h": h}).items()
+
+    def aggregate(messages: torch.Tensor) -> torch.Tensor:
+        return signa.aggregators.get("mean")()(
+            messages, torch.ones(messages.shape[:-2], dtype=torch.bool), signa.Context()
+        )
+
+    ((name, found),) = signa.feedbacks.parse("ef21").rejoin({"h": h}, aggregate).items()
     assert name == "H" and found.shape == (2, 3, 4) and torch.equal(h, kept)
     assert torch.equal(found, ((((h[0] + h[1]) + h[2]) + h[3]) + h[4]) / 5)
-    assert signa.feedbacks.parse("ef14").rejoin({"e": h}) == {} == signa.feedbacks.parse("none").rejoin({})
+    assert (
+        signa.feedbacks.parse("ef14").rejoin({"e": h}, aggregate)
+        == {}
+        == signa.feedbacks.parse("none").rejoin({}, aggregate)
+    )
 
 
 # Killed for good -----------------------------------------------------------------------------------------------------
