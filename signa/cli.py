@@ -17,7 +17,10 @@ import typer
 from . import commands
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .lab.report import Reporter
+    from .lab.sinks import SinkConfig
 
 __all__ = ["app", "main", "train"]
 
@@ -57,6 +60,10 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN_FOLDER", help="Go on with a stopped run from its last checkpoint.")
     ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell the records elsewhere too: tensorboard, wandb, mlflow, trackio; may be repeated."),
+    ] = None,
     on_world_change: Annotated[
         str, typer.Option(help="With --resume and another number of workers: error, mean, reset or remap their state.")
     ] = "error",
@@ -83,10 +90,12 @@ def train(
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
     from .lab import runner, terminal
+    from .lab.sinks import chosen
 
     started = time.monotonic()
     common: Common = {
-        "plugins": tuple(plugin or ()), "report": terminal.reporter(leads()), "command": ["signa", *sys.argv[1:]]
+        "plugins": tuple(plugin or ()), "sinks": chosen(sink or ()), "report": terminal.reporter(leads()),
+        "command": ["signa", *sys.argv[1:]],
     }  # fmt: skip
     if resume is not None:
         result = runner.resume(
@@ -108,6 +117,7 @@ class Common(TypedDict):
     """What every run is given."""
 
     plugins: tuple[Path, ...]
+    sinks: Sequence[SinkConfig]
     report: Reporter
     command: list[str]
 

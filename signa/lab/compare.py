@@ -12,6 +12,7 @@ from . import plots
 from .records import RunFolder
 from .refusal import refusal
 from .runner import Diverged, Reporter, Result, new_folder, resolve, train
+from .sinks import SinkConfig
 from .tasks import Goal
 from .world import together
 
@@ -25,6 +26,7 @@ def compare(
     name: str,
     out: Path,
     plugins: Sequence[Path] = (),
+    sinks: Sequence[SinkConfig] = (),
     report: Reporter,
     command: Sequence[str] = (),
 ) -> tuple[Path, list[Result]]:
@@ -46,8 +48,11 @@ def compare(
             for label, arm in arms:
                 try:
                     results.append(
-                        train(arm, name=label, out=folder.path, plugins=plugins, report=report, command=command)
-                    )
+                        train(
+                            arm, name=label, out=folder.path, plugins=plugins, sinks=sinks, report=report,
+                            command=command,
+                        )
+                    )  # fmt: skip
                 except Diverged as error:
                     report.say(f"{label}: {error}")
             folder.text("compare.md", table(results) + "\n")

@@ -19,12 +19,14 @@ from ..checkpoints import WorldChange, load_checkpoint, save_checkpoint
 from ..spec import ParamGroup, Spec
 from ..transport.digest import digest
 from .client import Client, taking_part
+from .diagnostics import Diagnostics
 from .ledger import Ledger
 from .progress import Progress
 from .records import Elsewhere, RunFolder
 from .refusal import Diverged
 from .report import Reporter, Result
 from .settings import Settings
+from .sinks import Sinks
 from .tasks import seed_of
 from .world import World
 
@@ -53,6 +55,8 @@ class Job:
         entries = sum(p.numel() for group in self.optimizer.param_groups for p in group["params"])
         self.progress = Progress(Ledger(world.traffic, entries * len(world.transport.local)))
         self.records: list[dict[str, Any]] = []
+        self.diagnostics = Diagnostics(self.optimizer, every=settings.diagnose_every)
+        self.sinks = Sinks()
         self.client = Client(self.task, self.model, settings, self._autocast)
 
     def resume(self, on_world_change: WorldChange) -> int:
@@ -61,6 +65,7 @@ class Job:
             self.checkpoints, self.model, self.optimizer, on_world_change=on_world_change, schedule=self.schedule
         )
         self.progress.restore(found["progress"])
+        self.diagnostics.load_state_dict(found["progress"]["diagnostics"])
         self.records = self.folder.cut(self.progress.step)
         return self.progress.step
 
@@ -82,6 +87,8 @@ class Job:
             done, metrics = progress.step, None
             if train_loss is not None:
                 self._log(train_loss)
+            if found := self.diagnostics.record():
+                self._write(step=done, examples=progress.examples, **found)
             if done % s.eval_every == 0 or done == s.steps:
                 metrics = self._evaluate()
             if s.checkpoint_every and (done % s.checkpoint_every == 0 or done == s.steps):
@@ -97,7 +104,7 @@ class Job:
                 with self.optimizer.worker(worker):
                     losses.append(self.client(worker, self.progress.step))
         self.progress.losses.add(losses)
-        with self.progress.ledger.step():
+        with self.progress.ledger.step(), self.diagnostics:
             self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
@@ -141,11 +148,12 @@ class Job:
             return self.world.lead(lambda: dict(self.task.evaluate(self.model, whole=whole)))
 
     def _save(self) -> None:
-        progress = self.progress.export(self.world)
+        progress = self.progress.export(self.world) | {"diagnostics": self.diagnostics.state_dict()}
         save_checkpoint(self.checkpoints, self.model, self.optimizer, keep=1, schedule=self.schedule, progress=progress)
 
     def _write(self, **record: float | None) -> None:
         self.folder.metric(record)
+        self.sinks.metric(record)
         self.records.append(record)
 
     def _autocast(self) -> torch.autocast:

@@ -8,7 +8,7 @@ process uses as many threads (the libraries below add up in another order on ano
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .records import Elsewhere, RunFolder, environment
 from .refusal import Diverged, refusal
 from .report import Reporter, Result, Silent
 from .settings import Settings, load_experiment, read_settings
+from .sinks import Run, SinkConfig, Sinks, used
 from .world import World, together
 
 __all__ = ["Diverged", "Reporter", "Result", "Silent", "new_folder", "resolve", "resume", "train"]
@@ -58,6 +59,7 @@ def train(
     name: str,
     out: Path,
     plugins: Sequence[Path] = (),
+    sinks: Sequence[SinkConfig] = (),
     report: Reporter | None = None,
     command: Sequence[str] = (),
 ) -> Result:
@@ -76,7 +78,7 @@ def train(
     with together(settings, text) as world, new_folder(world, lambda: RunFolder(out, name)) as folder:
         folder.text("spec.yaml", text)
         folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
-        return _finish(Job(spec, settings, world, folder, plugins), report)
+        return _finish(Job(spec, settings, world, folder, plugins), report, sinks)
 
 
 def resume(
@@ -86,6 +88,7 @@ def resume(
     device: str | None = None,
     on_world_change: WorldChange = "error",
     plugins: Sequence[Path] = (),
+    sinks: Sequence[SinkConfig] = (),
     report: Reporter | None = None,
     command: Sequence[str] = (),
 ) -> Result:
@@ -111,21 +114,23 @@ def resume(
         told = {"step": step, "command": list(command), "ranks": world.size, "workers": settings.workers}
         folder.json("environment.json", _resumed(path, told) if world.leads else {})
         report.say(f"{path.name}: goes on at step {step}")
-        return _finish(job, report)
+        return _finish(job, report, [*used(path), *sinks])
 
 
-def _finish(job: Job, report: Reporter) -> Result:
+def _finish(job: Job, report: Reporter, sinks: Iterable[SinkConfig]) -> Result:
     """The steps that are left, and the files of the end; summary.json comes last and says that the run is over."""
     folder = job.folder
     if job.world.size > 1:
         folder.text("exchanges.txt", f"{job.world.transport}\n")
         report.say(f"{job.world.transport!r}")
-    report.start(folder.path.name, job.settings.steps)
-    try:
-        job.run(report)
-        result = job.result()
-    finally:
-        report.stop()
+    with _begun(job, sinks, report) as job.sinks:
+        report.start(folder.path.name, job.settings.steps)
+        try:
+            job.run(report)
+            result = job.result()
+        finally:
+            report.stop()
+        job.sinks.finish(result.summary())
     if job.world.leads:
         folder.text("sample.txt", result.sample + "\n")
         note = plots.draw(
@@ -135,6 +140,18 @@ def _finish(job: Job, report: Reporter) -> Result:
             report.say(note)
         folder.json("summary.json", result.summary())
     return result
+
+
+def _begun(job: Job, configs: Iterable[SinkConfig], report: Reporter) -> Sinks:
+    """The sinks, which only rank 0 has. Collective."""
+    begun = [Sinks()]
+    run = Run(name=job.folder.path.name, folder=job.folder.path, spec=plain(job.spec), step=job.progress.step)
+
+    def act() -> None:
+        begun[0] = Sinks.begin(configs, run, report)
+
+    job.world.lead(act)
+    return begun[0]
 
 
 def new_folder(world: World, make: Callable[[], RunFolder]) -> RunFolder | Elsewhere:
