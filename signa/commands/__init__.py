@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from . import describe
+from . import ablate, certify, describe
 
 __all__ = ["register"]
 
-MODULES = (describe,)
+MODULES = (describe, ablate, certify)
 
 
 def register(app: typer.Typer) -> None:

@@ -13,48 +13,27 @@ from torch import Tensor, nn
 
 import signa
 from signa import presets
-from tests.paths.theorem4 import DRIFT, GAMMA, ITERATES, MOMENTA, RATE, Problem
+from signa.lab.theory import (
+    EXACT,
+    Universal,
+    climbs,
+    muonsign_descent,
+    muonusign_descent,
+    signmuon_descent,
+    small,
+    theorem1,
+    theorem2,
+    walk,
+    with_momentum,
+    with_oracle,
+)
+from signa.lab.theory.linear import M_BOUND, SIGMA_BOUND
+from signa.lab.theory.universal import DRIFT, GAMMA, ITERATES, MOMENTA, RATE
 
 
-def exactly(name: str, *, beta: float = 0.0, nu: Any = 1.0) -> signa.Method:
+def exactly(name: str, *, beta: float = 0.0, nesterov: bool = False) -> signa.Method:
     """A preset with exact polar factors and another momentum."""
-    method = signa.method(name)
-    changes: dict[str, Any] = {}
-    for part in ("worker", "server", "replica"):
-        for address, stage in method.stages(part):
-            if stage.kind == "momentum":
-                changes |= {f"{address}.beta": beta, f"{address}.nu": nu}
-            if stage.kind == "spectral":
-                changes[address] = {"kind": "spectral", "schedule": "exact"}
-    return method.replace(changes)
-
-
-def run(method: signa.Method, steps: int, grad: Any, *, shape: tuple[int, int], lr: float = 1.0) -> list[Tensor]:
-    """X_0 = 0, X_1, ...: the exact model, where a method keeps one."""
-    X = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", signa.Advice)
-        opt = signa.build({"groups": [{"method": method, "lr": lr, "scaling": "none"}]}, [("X", X)])
-    path = [X.detach().clone()]
-    for _ in range(steps):
-        X.grad = grad(X.detach())
-        opt.step()
-        with opt.exact():
-            path.append(X.detach().clone())
-    return path
-
-
-def theorem1(s: float) -> Tensor:
-    turn = torch.tensor([[101, 20, 2, -2], [-20, 97, 20, -20], [-2, 20, 2, 101], [-2, 20, -101, -2]]).double() / 103
-    u, v = (torch.tensor(x).double() / math.sqrt(309) for x in ([10, -3, 10, 10], [10, 3, -10, 10]))
-    return s * torch.outer(u, v) + turn
-
-
-def theorem2(M: float) -> Tensor:
-    S = "-1 -1 1 1 1 -1 -1 1 -1 -1 1 -1 1 1 -1 1 1 -1 -1 1 1 1 1 -1 1"
-    G = torch.tensor([float(x) for x in S.split()]).double().view(5, 5)
-    G[3, 1] = M
-    return G
+    return with_oracle(with_momentum(signa.method(name), beta, nesterov=nesterov), EXACT)
 
 
 ROOT = math.sqrt(17)
@@ -62,6 +41,8 @@ ROOT = math.sqrt(17)
 CONSTANTS = [
     ("signmuon", theorem1(1000), -42468 / 103, 1e-9),
     ("signmuon", theorem1(100), -3768 / 103, 1e-9),
+    ("signmuon", small(), -21.0, 1e-9),
+    ("muon", small(), math.sqrt(787) + 2, 1e-9),
     ("muonusign", theorem1(1000), 881.830, 6e-4),
     ("muonusign_1bit", theorem1(1000), 881.830, 6e-4),
     ("muonsign", theorem1(1000), 3527.320, 6e-4),
@@ -80,15 +61,52 @@ CONSTANTS = [
 
 @pytest.mark.parametrize(("name", "G", "expected", "within"), CONSTANTS, ids=lambda x: x if isinstance(x, str) else "")
 def test_descent_of_a_step(name: str, G: Tensor, expected: float, within: float) -> None:
-    path = run(exactly(name), 3, lambda X: G.clone(), shape=tuple(G.shape))
+    path = walk(exactly(name), lambda X: G.clone(), tuple(G.shape), 3)
     for before, after in itertools.pairwise(path):
         assert float((G * (before - after)).sum()) == pytest.approx(expected, abs=within, rel=1e-12)
 
 
 def test_signmuon_on_theorem_2_is_no_constant() -> None:
     """polar(G) has 8 zeros there, whose computed signs are rounding noise: 116 +- 8 (published: 118)."""
-    (before, after) = run(exactly("signmuon"), 1, lambda X: theorem2(100), shape=(5, 5))
+    (before, after) = walk(exactly("signmuon"), lambda X: theorem2(100), (5, 5), 1)
     assert float((theorem2(100) * (before - after)).sum()) in [108 + 2 * i for i in range(9)]
+
+
+def test_the_closed_forms() -> None:
+    """Each formula against the method on its instance, beside eps = 1 too; and the bounds are where it is 0."""
+    for sigma in (7.0, 50.0, 333.0):
+        assert descent("signmuon", theorem1(sigma)) == pytest.approx(signmuon_descent(sigma), abs=1e-9)
+    for M, eps in ((30.0, 1.0), (77.0, 1.0), (77.0, 0.5), (20.0, 3.0)):
+        assert descent("muonusign", theorem2(M, eps)) == pytest.approx(muonusign_descent(M, eps), abs=1e-9)
+        assert descent("muonsign", theorem2(M, eps)) == pytest.approx(muonsign_descent(M, eps), abs=1e-9)
+    assert signmuon_descent(SIGMA_BOUND) == pytest.approx(0, abs=1e-9)
+    assert muonusign_descent(M_BOUND) == pytest.approx(0, abs=1e-9)
+
+
+def descent(name: str, G: Tensor) -> float:
+    before, after = walk(exactly(name), lambda X: G.clone(), tuple(G.shape), 1)
+    return float((G * (before - after)).sum())
+
+
+#: <G, d> of the first step with the oracle as implemented: its fields, at sigma = 1000, at 100, and polar(S)[3, 1].
+ORACLES = [
+    ({"schedule": "jordan5", "dtype": "float32"}, 3470.951, -36.583, -0.0503),
+    ({"schedule": "jordan5", "steps": 6, "dtype": "float32"}, -412.311, -36.583, -0.3863),
+    ({"schedule": "jordan5", "steps": 20, "dtype": "float32"}, -412.311, -36.583, -0.4239),
+    ({"schedule": "jordan5", "dtype": "bfloat16"}, 3470.951, -36.583, None),
+]
+
+
+@pytest.mark.parametrize(("oracle", "large", "usual", "entry"), ORACLES, ids=lambda x: x if isinstance(x, str) else "")
+def test_newton_schulz_can_undo_theorem_1(oracle: dict[str, Any], large: float, usual: float, entry: float) -> None:
+    method = with_oracle(with_momentum(signa.method("signmuon"), 0.0), oracle)
+    for sigma, expected in ((1000.0, large), (100.0, usual)):
+        G = theorem1(sigma)
+        _, X = walk(method, lambda X, G=G: G.clone(), (4, 4), 1)
+        assert -float((G * X).sum()) == pytest.approx(expected, abs=6e-4)
+    if entry is not None:
+        _, X = walk(with_oracle(signa.method("muonusign"), oracle), lambda X: theorem2(100), (5, 5), 1)
+        assert -float(X[3, 1]) == pytest.approx(entry, abs=6e-5)
 
 
 @pytest.mark.parametrize(("name", "ascends"), [("signmuon", True), ("muonusign", False), ("muonsign", False)])
@@ -119,7 +137,7 @@ def test_ascent_is_the_methods_and_any_number_of_workers(name: str, ascends: boo
 )
 def test_error_feedback_descends_on_the_linear_problems(G: Tensor, lr: float, means: dict[str, float]) -> None:
     for name, mean in means.items():
-        path = run(exactly(name), 60, lambda X: G.clone(), shape=tuple(G.shape), lr=lr)
+        path = walk(exactly(name), lambda X: G.clone(), tuple(G.shape), 60, lr=lr)
         # Theorem 2's polar(G) has zeros, whose noise decides a few signs of EF21-SignMuon's compressor.
         within = 0.1 if name == "ef21signmuon" and len(G) == 5 else 6e-4
         assert float((G * (path[0] - path[-1])).sum()) / (60 * lr) == pytest.approx(mean, abs=within), name
@@ -128,6 +146,7 @@ def test_error_feedback_descends_on_the_linear_problems(G: Tensor, lr: float, me
 def test_the_matrices_of_the_theorems_are_what_they_say() -> None:
     G = theorem1(1000)
     assert torch.allclose(torch.linalg.svdvals(G), torch.tensor([1001.0, 1, 1, 1]).double(), atol=1e-9)
+    assert torch.equal(theorem2(100).sign(), theorem2(1)) and torch.equal(theorem2(9, 0.5).sign(), theorem2(1))
     S = theorem2(1)
     values = torch.tensor([(3 + ROOT) / 2, 2, 2, 2, (ROOT - 3) / 2], dtype=torch.float64)
     assert torch.allclose(torch.linalg.svdvals(S), values, atol=1e-12)
@@ -144,10 +163,10 @@ CASES = [(mu, variant) for mu in MOMENTA for variant in ("standard", "nesterov")
 
 @pytest.mark.parametrize(("mu", "variant"), CASES)
 def test_ef21_signmuon_climbs_at_the_rate_of_theorem_4(mu: float, variant: str) -> None:
-    problem = Problem(mu, variant)
-    method = exactly("ef21signmuon", beta=mu, nu="beta" if variant == "nesterov" else 1.0)
+    problem = Universal(mu, variant)
+    method = exactly("ef21signmuon", beta=mu, nesterov=variant == "nesterov")
     steps = 45
-    path = run(method, steps, problem.grad, shape=(2, 2))
+    path = walk(method, problem.grad, (2, 2), steps)
     expected = [list(map(float, row)) for row in ITERATES]
     while len(expected) <= steps:
         expected.append([x + float(d) for x, d in zip(expected[-2], DRIFT)])
@@ -162,7 +181,7 @@ def test_ef21_signmuon_climbs_at_the_rate_of_theorem_4(mu: float, variant: str) 
 
 def test_the_objective_of_theorem_4() -> None:
     """Published values, and a gradient that is the objective's (central differences)."""
-    f = Problem(0.0, "standard").f
+    f = Universal(0.0, "standard").f
     published = (0.3013661977, -0.0619671356, 0.4471995311, 0.2692828644, 0.6513661977)
     for row, value in zip(ITERATES, published):
         X = torch.tensor(list(map(float, row)), dtype=torch.float64).view(2, 2)
@@ -172,9 +191,9 @@ def test_the_objective_of_theorem_4() -> None:
         "nesterov": (1, 10 / 9, 3 / 2, 95 / 14, 13.448, 66.78),
     }
     for variant, expected in amplitudes.items():
-        found = [Problem(mu, variant).amplitude for mu in MOMENTA]
+        found = [Universal(mu, variant).amplitude for mu in MOMENTA]
         assert found == pytest.approx(list(expected), rel=1e-4)
-    generator, problem, checked = torch.Generator().manual_seed(0), Problem(0.5, "nesterov"), 0
+    generator, problem, checked = torch.Generator().manual_seed(0), Universal(0.5, "nesterov"), 0
     for centre in (*problem.centres, torch.full((2, 2), 1.5, dtype=torch.float64)):
         for _ in range(10):
             W = centre + 0.012 * torch.randn(2, 2, generator=generator, dtype=torch.float64)
@@ -187,17 +206,10 @@ def test_the_objective_of_theorem_4() -> None:
     assert checked == 160 and GAMMA == 7 / 12
 
 
-def climbs(values: list[float]) -> bool:
-    """The reference's verdict: over the second half f grows every two steps, evenly."""
-    half = values[len(values) // 2 :]
-    gains = [after - before for before, after in zip(half, half[2:])]
-    return min(gains) > 1e-6 and (max(gains) - min(gains)) < 0.05 * sum(gains) / len(gains)
-
-
 @pytest.mark.parametrize("name", [name for name in presets.names() if name not in ("adamw", "sgd")])
 def test_only_ef21_signmuon_climbs_on_theorem_4(name: str) -> None:
-    problem = Problem(0.0, "standard")
-    values = [problem.f(X) for X in run(exactly(name), 60, problem.grad, shape=(2, 2))]
+    problem = Universal(0.0, "standard")
+    values = [problem.f(X) for X in walk(exactly(name), problem.grad, (2, 2), 60)]
     assert climbs(values) == (name == "ef21signmuon")
     if name == "ef21signmuon":
         assert values[59] == pytest.approx(5.986, abs=6e-4)

@@ -1,0 +1,133 @@
+"""`signa certify`: search for a gradient on which a composed method ascends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..lab.theory import Certificate
+    from ..sentence import Method
+
+_MEMORY_STEPS = 40  # of a method whose memory has to settle; EF21's estimate of a constant is near it by then
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(certify)
+
+
+def certify(
+    method: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="A preset's name, a spec file, or a sentence: 'momentum spectral | sign | majority_vote'.",
+        ),
+    ],
+    shape: Annotated[str, typer.Option(metavar="MxN", help="Of the gradient.")] = "4x5",
+    seconds: Annotated[float, typer.Option(min=0.0, help="Give up after this time.")] = 60.0,
+    tries: Annotated[int, typer.Option(min=0, help="Give up after so many matrices (0: by time alone).")] = 0,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Steps of a constant gradient (0: 40 for error feedback, else 1).")
+    ] = 0,
+    exact: Annotated[bool, typer.Option("--exact", help="Put exact polar factors in place of Newton-Schulz.")] = False,
+    group: Annotated[str, typer.Option(help="Which group of a spec file, by name or number.")] = "",
+    plugin: Annotated[list[Path] | None, typer.Option(help="A Python file of components; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the certificate to this JSON file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Search for a gradient G on which a method ascends: f(W) = <G, W> grows although G is constant and known.
+
+    A witness is put to the proof (nearby matrices, other coins, five steps) and then rounded to small integers. Without
+    one, the least margin <G, d> / (|G| |d|) that was seen is printed. The optimizer itself takes every step.
+    """
+    from ..lab.theory import EXACT, remembers, with_oracle
+    from ..lab.theory import certify as look
+    from ..plugin import load_plugins
+    from .describe import _shape
+
+    load_plugins(plugin or [])
+    size = _shape(shape)
+    chosen = _method(method, group, plugin or [])
+    chosen = with_oracle(chosen, EXACT) if exact else chosen
+    count = steps or (_MEMORY_STEPS if remembers(chosen) else 1)
+    found = look(chosen, size, steps=count, seconds=seconds, tries=tries, seed=seed)
+    data = {**asdict(found), "seed": seed}
+    if out is not None:
+        out.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(data, indent=2))
+    else:
+        typer.echo(_text(found) + (f"\nwrote {out}" if out else ""))
+
+
+def _method(what: str, group: str, plugins: list[Path]) -> Method:
+    """The method behind a name, a sentence or a spec file."""
+    from ..lab.refusal import refusal
+    from ..presets.registry import method
+    from ..reading import validated
+    from ..sentence import PARTS, Method
+    from ..spec import Spec
+
+    if "|" in what:
+        words = [part.strip() for part in what.split("|")]
+        if len(words) > len(PARTS):
+            raise refusal(
+                f"a sentence of {len(words)} parts",
+                because=f"there are six: {' | '.join(PARTS)}",
+                instead="leave some out",
+            )
+        return validated(Method, {part: word for part, word in zip(PARTS, words) if word})
+    if not Path(what).suffix:
+        if group:
+            raise refusal("--group does not go with a name", because="a preset is one method", instead="leave it out")
+        return method(what)
+    groups = Spec.load(what, plugins=plugins).groups
+    names = {name: each.method for index, each in enumerate(groups) for name in (str(index), each.name) if name}
+    if len(groups) == 1 and not group:
+        return groups[0].method
+    if group not in names:
+        known = ", ".join(each.name or str(index) for index, each in enumerate(groups))
+        raise refusal(
+            f"'{group}' is no group of {what}" if group else f"{what} has {len(groups)} groups",
+            because="a certificate is about one method",
+            instead=f"give --group, one of {known}",
+        )
+    return names[group]
+
+
+def _text(found: Certificate) -> str:
+    """What a person reads."""
+    shape = "x".join(map(str, (len(found.matrix), len(found.matrix[0]))))
+    over = "in the first step" if found.steps == 1 else f"on the average of {found.steps} steps"
+    effort = f"{found.tried:,} matrices in {found.seconds:.1f} s"
+    if not found.ascends:
+        return "\n".join(
+            [
+                f"{found.method}\nno witness among {shape} matrices: {effort}",
+                f"least margin <G, d> / (|G| |d|) {over}: {found.margin:.3g}, at",
+                *_rows(found.matrix),
+                "This bounds nothing beyond what was tried, and says nothing of gradients that change.",
+            ]
+        )
+    return "\n".join(
+        [
+            f"{found.method}\nascends on f(W) = <G, W> with the {shape} matrix G =",
+            *_rows(found.matrix),
+            f"<G, d> {over}: {found.descent:.6g}; margin <G, d> / (|G| |d|): {found.margin:.3g}",
+            "f with lr 1: " + ", ".join(f"{value:.6g}" for value in found.values) + ", ...",
+            f"verified on nearby matrices and with other coins; {effort}",
+        ]
+    )
+
+
+def _rows(matrix: tuple[tuple[Any, ...], ...]) -> list[str]:
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in matrix]
+    width = max(len(cell) for row in cells for cell in row)
+    return ["  [" + "  ".join(cell.rjust(width) for cell in row) + "]" for row in cells]
