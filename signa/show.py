@@ -22,6 +22,7 @@ from .sentence import Method
 from .signal import Norm
 from .spec import ParamGroup, Spec, dump_yaml
 from .stage import stages
+from .theory import Claim, claims_text, theory
 
 SHAPE = (768, 768)
 #: JSON Schema's types in the words of spec errors.
@@ -86,22 +87,28 @@ def list_text(entries: list[Entry]) -> str:
     return "\n".join(lines[1:])
 
 
-def describe(entry: Entry, shape: tuple[int, int] = SHAPE) -> dict[str, Any]:
-    """What there is to say about an entry, as data."""
+def describe(entry: Entry, shape: tuple[int, int] = SHAPE, *, proofs: bool = False) -> dict[str, Any]:
+    """What there is to say about an entry, as data; with ``proofs`` what :mod:`signa.theory` says of a preset too."""
     about: dict[str, Any] = {"name": entry.name, "sort": entry.sort, "summary": entry.summary}
     if isinstance(entry.item, Preset):
         preset = entry.item
         spec = {"groups": [{"match": ["*"], "lr": preset.lr, **plain(preset.method)}]}
         about |= {"formula": preset.formula, "source": preset.source, "lr": preset.lr}
-        return about | describe_method(preset.method, UnitGain(), shape) | {"spec": spec}
+        return about | describe_method(preset.method, UnitGain(), shape, proofs=proofs) | {"spec": spec}
     if isinstance(entry.item, type):
         return about | {"doc": inspect.getdoc(entry.item) or "", "fields": _fields(entry.item), "at": _file(entry.item)}
     schedule = entry.item
     return about | {"coefficients": schedule.coefficients, "source": schedule.source}
 
 
-def describe_method(method: Method, scaling: Scaling, shape: tuple[int, int] = SHAPE) -> dict[str, Any]:
-    """The trace of a method, its bits and multiplier for one shape, and what speaks against it, as data."""
+def describe_method(
+    method: Method, scaling: Scaling, shape: tuple[int, int] = SHAPE, *, proofs: bool = False
+) -> dict[str, Any]:
+    """The trace of a method, its bits and multiplier for one shape, and what speaks against it, as data.
+
+    >>> [claim["result"] for claim in describe_method(presets.get("muon").method, UnitGain(), proofs=True)["theory"]]
+    ['Theorem A']
+    """
     bits = method.bits(*shape)
     return {
         "shape": list(shape),
@@ -119,6 +126,7 @@ def describe_method(method: Method, scaling: Scaling, shape: tuple[int, int] = S
         "scaling": str(scaling),
         "lam": method.multiplier(scaling, *shape),
         "advice": method.advice(),
+        **({"theory": [claim.data() for claim in theory(method)]} if proofs else {}),
     }
 
 
@@ -182,13 +190,21 @@ def method_text(about: dict[str, Any]) -> str:
     up, down = about["bits"]["up"], about["bits"]["down"]
     lines = [table(rows), "", f"for {m}x{n}: {up:.4g} bits per entry up, {down:.4g} down; float32 is 32 and 32"]
     lines += [f"lam = {about['lam']:.4g} ({about['scaling']}): the step is lr times lam times the signal before 'step'"]
-    return "\n".join(lines + [f"advice: {advice}" for advice in about["advice"]])
+    lines += [f"advice: {advice}" for advice in about["advice"]]
+    return "\n".join(lines + (["", theory_text(about["theory"])] if "theory" in about else []))
 
 
-def describe_group(index: int, group: ParamGroup, shape: tuple[int, int] = SHAPE) -> dict[str, Any]:
+def theory_text(claims: list[dict[str, Any]]) -> str:
+    """What is proven of a method and what speaks against it, for people."""
+    return claims_text([Claim(**claim) for claim in claims])
+
+
+def describe_group(
+    index: int, group: ParamGroup, shape: tuple[int, int] = SHAPE, *, proofs: bool = False
+) -> dict[str, Any]:
     """A group of a spec, as data."""
     fields = {key: value for key, value in plain(group).items() if key not in ("method", "scaling")}
-    about = describe_method(group.method, group.scaling, shape)
+    about = describe_method(group.method, group.scaling, shape, proofs=proofs)
     return {"group": index, **fields, "sentence": str(group.method), **about}
 
 
@@ -230,7 +246,7 @@ def find(name: str, more: dict[str, Registry[Any]] | None = None) -> list[Entry]
     return found
 
 
-def spec_text(spec: Spec, shape: tuple[int, int] = SHAPE) -> str:
+def spec_text(spec: Spec, shape: tuple[int, int] = SHAPE, *, proofs: bool = False) -> str:
     """Every group of a spec, for people."""
-    groups = [group_text(describe_group(index, group, shape)) for index, group in enumerate(spec.groups)]
+    groups = [group_text(describe_group(i, group, shape, proofs=proofs)) for i, group in enumerate(spec.groups)]
     return "\n\n\n".join([f"spec {spec.id}", *groups])

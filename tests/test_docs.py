@@ -25,9 +25,11 @@ from typer.testing import CliRunner
 import run
 import signa
 from signa import cli, lmo
+from signa.lab.ablation import load_ablation
+from signa.sources import read
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("README.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 FAST = {"list", "show", "check", "schema"}
@@ -99,7 +101,9 @@ def ran(words: list[str]) -> tuple[int, str]:
     """Exit code and output of a signa command; one with a plug-in gets its own process, which loads it once."""
     if "--plugin" in words:
         command = [sys.executable, "-m", "signa", *words]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, cwd=ROOT
+        )
         return done.returncode, done.stdout
     result = CliRunner().invoke(cli.app, words)
     return result.exit_code, result.output + (str(result.exception) if result.exception else "")
@@ -266,11 +270,14 @@ def test_the_plugin_obeys_the_laws() -> None:
     check_component(names["Hadamard"](), shapes=[(9, 24), (7, 5)])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
 def test_an_example_spec_is_valid(path: Path) -> None:
-    spec = signa.Spec.load(path)
+    plugins = [path.parent / name for name in read(path)[0].get("plugins", ())]
+    code, printed = ran(["check", str(path), *(word for plugin in plugins for word in ("--plugin", str(plugin)))])
+    assert code == 0, printed
+    spec, _ = load_ablation(path, plugins=plugins)
     Path("again.yaml").write_text(spec.dump())
-    assert signa.Spec.load("again.yaml").id == spec.id
+    assert signa.Spec.load("again.yaml", plugins=plugins).id == spec.id
 
 
 def test_scion_is_scion() -> None:

@@ -10,8 +10,9 @@ FLOORS = (
     "errors packing codec signal coins rule stage linalg address sources reading scalars toml_places",
     "lmo compressors aggregators stages feedback scaling",
     "channel sentence presets",
-    "transport routing rows stack exact engine finite optim building saving checkpoints spec json_schema plugin show",
-    "lab cli commands testing __main__",
+    "transport routing rows stack exact engine finite optim building saving checkpoints spec json_schema plugin show "
+    "theory",
+    "lab flower cli commands testing __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"}

@@ -50,6 +50,7 @@ def list_command(
 def show(
     what: Annotated[str, typer.Argument(metavar="NAME|SPEC", help="A name of `signa list`, or a spec file.")],
     shape: Annotated[str, typer.Option(help="The matrix that bits and lam are worked out for.")] = "768x768",
+    theory: Annotated[bool, typer.Option(help="Add what is proven of it, and what speaks against it.")] = False,
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
@@ -61,14 +62,14 @@ def show(
     size = _shape(shape)
     if Path(what).suffix:
         spec = Spec.load(what, plugins=plugin or [])
-        groups = [text.describe_group(index, group, size) for index, group in enumerate(spec.groups)]
+        groups = [text.describe_group(index, group, size, proofs=theory) for index, group in enumerate(spec.groups)]
         if as_json:
             _print_json({"id": spec.id, "groups": groups})
         else:
-            typer.echo(text.spec_text(spec, size))
+            typer.echo(text.spec_text(spec, size, proofs=theory))
         return
     load_plugins(plugin or [])
-    found = [text.describe(entry, size) for entry in text.find(what, _laboratory())]
+    found = [text.describe(entry, size, proofs=theory) for entry in text.find(what, _laboratory())]
     if as_json:
         _print_json(found)
     else:
@@ -129,14 +130,8 @@ def schema(
 
 
 def _check_spec(source: str, model: str, plugins: list[Path]) -> dict[str, Any]:
-    """Load a spec, its `train:` too where it has one, and route a model."""
-    from ..spec import Spec
-
-    spec = Spec.load(source, plugins=plugins)
-    if spec.train and Path(source).suffix:
-        from ..lab.settings import load_experiment
-
-        load_experiment(source, plugins=plugins)
+    """Load a spec, its `train:` and `ablate:` too where it has them, and route a model."""
+    spec, arms = _loaded(source, plugins)
     workers = spec.train.get("workers", 1)
     advice = [
         f"groups.{group.name or index}: {line}"
@@ -144,12 +139,34 @@ def _check_spec(source: str, model: str, plugins: list[Path]) -> dict[str, Any]:
         for line in group.method.advice(workers)
     ]
     report: dict[str, Any] = {"ok": True, "id": spec.id, "groups": len(spec.groups), "advice": advice}
-    text = [f"{source}: fine; spec {spec.id}, {len(spec.groups)} groups", *(f"advice: {line}" for line in advice)]
+    fine = f"{source}: fine; spec {spec.id}, {len(spec.groups)} groups" + (f", {arms} arms" if arms else "")
+    text = [fine, *(f"advice: {line}" for line in advice)]
+    report |= {"arms": arms} if arms else {}
     if model:
         report |= _routed(spec, _build(model))
         up, down = report["bits"]["up"], report["bits"]["down"]
         text += ["", report.pop("table"), "", f"bits per parameter: {up:.4g} up, {down:.4g} down; float32 is 32 and 32"]
     return {**report, "text": text}
+
+
+def _loaded(source: str, plugins: list[Path]) -> tuple[Spec, int]:
+    """A spec, and how many arms its ablation has; 0 where it is none."""
+    from ..sources import read
+    from ..spec import Spec
+
+    path = Path(source)
+    data = read(path)[0] if path.suffix else {}
+    if isinstance(data, dict) and data.keys() & {"spec", "ablate"}:
+        from ..lab.ablation import load_ablation, make_plan
+
+        base, section = load_ablation(source, plugins=plugins)
+        return base, len(make_plan(base, section, name=path.stem).arms)
+    spec = Spec.load(source, plugins=plugins)
+    if spec.train and path.suffix:
+        from ..lab.settings import load_experiment
+
+        load_experiment(source, plugins=plugins)
+    return spec, 0
 
 
 def _routed(spec: Spec, model: nn.Module) -> dict[str, Any]:

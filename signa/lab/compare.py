@@ -65,19 +65,21 @@ def compare(
 
 
 def matrix_group(spec: Spec) -> int:
-    """The number of the group whose method is under comparison: the only one that is not AdamW.
+    """The number of the group whose method is under comparison: the only one that is not AdamW, or that is `matrices`.
 
     Raises:
         SpecError: there is none, or there are several.
     """
     adam = method("adamw").replica[0].kind
     found = [i for i, group in enumerate(spec.groups) if all(stage.kind != adam for stage in group.method.replica)]
+    named = [i for i in found if spec.groups[i].name == "matrices"]
+    found = named if len(named) == 1 else found
     if len(found) != 1:
         raise refusal(
             f"this spec has {len(found)} groups that are not AdamW's",
             address="groups",
             because="--compare exchanges the method of one such group",
-            instead="give a spec with one",
+            instead="give a spec with one, or name one of them matrices",
         )
     return found[0]
 

@@ -91,6 +91,7 @@ class Job:
                 self._write(step=done, examples=progress.examples, **found)
             if done % s.eval_every == 0 or done == s.steps:
                 metrics = self._evaluate()
+                self._refuse(self.task.goal.metric, metrics[self.task.goal.metric])
             if s.checkpoint_every and (done % s.checkpoint_every == 0 or done == s.steps):
                 self._save()
             report.progress(done, train_loss=train_loss, metrics=metrics)
@@ -118,7 +119,7 @@ class Job:
         return train_loss
 
     def _log(self, train_loss: float) -> None:
-        done, s = self.progress.step, self.settings
+        done = self.progress.step
         self._write(
             step=done,
             examples=self.progress.examples,
@@ -127,9 +128,12 @@ class Job:
             **self.bits,
             **self.progress.ledger.line(),
         )
-        if not math.isfinite(train_loss):
-            what = f"the training loss is {train_loss} at step {done} of {s.steps}"
-            raise Diverged(f"{what}: lower the learning rate; {self.folder.path} holds what was measured")
+        self._refuse("the training loss", train_loss)
+
+    def _refuse(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            at = f"{what} is {value} at step {self.progress.step} of {self.settings.steps}"
+            raise Diverged(f"{at}: lower the learning rate; {self.folder.path} holds what was measured")
 
     def _evaluate(self) -> dict[str, float]:
         """The task's metrics at the server's model X; where replicas hold another one, at theirs as well (`w_...`)."""
