@@ -59,7 +59,7 @@ def run_arm(arm: Arm, steps: int | None) -> dict[str, Any]:
             result = train(spec, name="arm", out=Path(out))
         except Diverged:
             return row | {"val_loss": None}
-    keep = ("val_loss", "bits_up", "bits_down", "round_trip", "steps", "workers", "tokens")
+    keep = ("val_loss", "bits_up", "bits_down", "round_trip", "steps", "workers", "examples")
     return row | {key: value for key, value in result.summary().items() if key in keep}
 
 

@@ -25,7 +25,8 @@ from typer.testing import CliRunner
 import run
 import signa
 from signa import cli, lmo
-from signa.lab.ablation import load_ablation
+from signa.lab.ablation import load_ablation, read_archive
+from signa.lab.ablation.tables import compared, rows
 from signa.sources import read
 
 ROOT = Path(__file__).parents[1]
@@ -223,16 +224,36 @@ TABLES = [
 ]
 
 
+def studies() -> Iterator[tuple[str, Path]]:
+    """(page, file) of every table of a study: ``<!-- table: results/mnist.json -->``, a path from the page."""
+    for page in PAGES:
+        for name in re.findall(r"<!-- table: (\S+\.json) -->", page.read_text(encoding="utf-8")):
+            yield label(page), (page.parent / name)
+
+
+@pytest.mark.parametrize(("page", "file"), [*studies()], ids=lambda item: getattr(item, "stem", item))
+def test_tables_of_studies(page: str, file: Path) -> None:
+    """What `signa report FILE` says; the figures beside it come from the same command."""
+    study = read_archive(file)
+    compare(page, os.path.relpath(file, (ROOT / page).parent), compared(study, rows(study)).markdown())
+    assert study.left == 0, "the ablation was not over"
+
+
 @pytest.mark.parametrize(("page", "table"), TABLES, ids=lambda item: getattr(item, "__name__", item))
 def test_tables(page: str, table) -> None:
-    path, begin = ROOT / page, f"<!-- table: {table.__name__} -->"
+    compare(page, table.__name__, table())
+
+
+def compare(page: str, name: str, table: str) -> None:
+    """Hold a page to a table, or write it there."""
+    path, begin = ROOT / page, f"<!-- table: {name} -->"
     before, found, rest = path.read_text(encoding="utf-8").partition(begin)
     assert found, f"{page} has no {begin}"
     old, _, after = rest.partition("<!-- end -->")
     if os.environ.get("SIGNA_UPDATE_SNAPSHOTS") == "1":
-        path.write_text(f"{before}{begin}\n{table()}\n<!-- end -->{after}", encoding="utf-8")
+        path.write_text(f"{before}{begin}\n{table}\n<!-- end -->{after}", encoding="utf-8")
     else:
-        assert old.strip() == table(), "SIGNA_UPDATE_SNAPSHOTS=1 rewrites the table"
+        assert old.strip() == table, "SIGNA_UPDATE_SNAPSHOTS=1 rewrites the table"
 
 
 # Examples ------------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def ablate(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="An ablation's folder, or any folder of runs.")],
+    folder: Annotated[Path, typer.Argument(help="An ablation's folder, any folder of runs, or a study.json.")],
     against: Against = "",
 ) -> None:
     """Write the tables, the figures and the page of a folder of runs again, from the runs alone."""
@@ -100,10 +100,10 @@ def report(
 
 
 def _report(folder: Path, against: str) -> None:
-    from ..lab.ablation import read_study
+    from ..lab.ablation import read_archive, read_study
     from ..lab.ablation.report import write_report
 
-    written = write_report(read_study(folder, against=against))
+    written = write_report((read_archive if folder.is_file() else read_study)(folder, against=against))
     _print(written.table)
     for note in written.notes:
         typer.echo(note)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from signa.errors import SpecError
-from signa.lab.ablation import Interval, Study, execute, read_study
+from signa.lab.ablation import Interval, Study, execute, read_archive, read_study
 from signa.lab.ablation.report import write_report
 from signa.lab.ablation.statistics import confidence, difference, level_at, mean_curve, reaches, t_quantile
 from signa.lab.ablation.tables import Table, rows
@@ -167,7 +167,7 @@ def test_what_is_written(folder: Path, figures: None) -> None:
     written = write_report(read_study(folder))
     there = {path.name for path in (folder / "report").iterdir()}
     drawn = {f"{name}.{kind}" for name in ("curves", "differences", "search") for kind in ("png", "svg")}
-    assert there == drawn | {"table.md", "table.csv", "table.tex", "runs.csv"}
+    assert there == drawn | {"table.md", "table.csv", "table.tex", "runs.csv", "study.json"}
     table = list(csv.DictReader((folder / "report" / "table.csv").open()))
     assert [line["verdict"] for line in table] == ["diverged", "", "worse"]
     assert list(map(float, table[1]["steps_to_reach_each"].split())) == pytest.approx([35.9, 36.0, 36.1])
@@ -240,6 +240,27 @@ def test_a_report_needs_the_run_folders_alone(folder: Path, tmp_path: Path) -> N
     moved = tmp_path / "elsewhere" / "abl"
     shutil.copytree(folder, moved)
     assert write_report(read_study(moved)).page.read_bytes() == before
+
+
+def test_a_report_can_be_written_again_from_one_file(folder: Path, tmp_path: Path) -> None:
+    write_report(read_study(folder))
+    file = tmp_path / "mine.json"
+    shutil.copy(folder / "report" / "study.json", file)
+    again = write_report(read_archive(file)).page.parent
+    assert again == tmp_path / "mine"
+    names = {path.name for path in (folder / "report").iterdir()}
+    assert {path.name for path in (again / "report").iterdir()} == names
+    for name in names - {"runs.csv", "loss.png"}:
+        if name.endswith((".md", ".csv", ".tex", ".json", ".svg")):
+            assert (again / "report" / name).read_bytes() == (folder / "report" / name).read_bytes(), name
+    arms = [member.name for member in read_study(folder).members]
+    assert read_archive(file, against=arms[-1]).against == arms[-1]
+    with pytest.raises(SpecError, match="there is no such arm"):
+        read_archive(file, against="nobody")
+    for wrong in ("", "[]", "{}", '{"version": 2}', file.read_text().replace('"reach": 0.9', '"reach": 9')):
+        file.write_text(wrong)
+        with pytest.raises(SpecError, match="holds no study"):
+            read_archive(file)
 
 
 def test_a_report_in_the_middle_says_what_is_missing(fake: Fake, tmp_path: Path) -> None:

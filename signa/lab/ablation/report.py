@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .archive import archived
 from .book import write
 from .figures import MISSING, draw
 from .html import page, reading
@@ -24,9 +25,10 @@ class Written:
 
 
 def write_report(study: Study) -> Written:
-    """Write `report.html` and, in `report/`, the tables as .md, .csv and .tex, every run, and the figures."""
+    """Write `report.html` and, in `report/`, the tables as .md, .csv and .tex, every run, the figures, and study.json,
+    from which all of it can be written again."""
     folder = study.path / "report"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     found = rows(study)
     table, searched = compared(study, found), search_table(study)
     figures = draw(study, found, folder)
@@ -38,6 +40,7 @@ def write_report(study: Study) -> Written:
     write(folder / "table.csv", numbers_csv(study, found))
     write(folder / "table.tex", table.latex() + "\n")
     write(folder / "runs.csv", runs_csv(study))
+    write(folder / "study.json", archived(study))
     write(study.path / "report.html", page(study, found, figures or {}, notes))
     return Written(study.path / "report.html", table, tuple(notes))
 

@@ -20,7 +20,7 @@ from .book import PLAN, Book, diverged, read_plan
 from .section import Ablation, Interval
 from .tuning import Run, needs, rate
 
-__all__ = ["Finding", "Member", "Study", "differing", "read_study"]
+__all__ = ["Finding", "Member", "Study", "differing", "known", "read_study"]
 
 Curve = list[tuple[float, float]]
 
@@ -155,7 +155,7 @@ def _planned(path: Path, against: str) -> Study:
         )
         if member.runs or member.tried or plan.sampler_rule.kind != "optuna":
             members.append(member)
-    name = _known(against, [member.name for member in members]) or plan.against
+    name = known(against, [member.name for member in members]) or plan.against
     return Study(plan.name, path, tuple(members), name, plan.seeds, plan.interval, plan.reach, len(need.runs))
 
 
@@ -179,11 +179,16 @@ def _plain(path: Path, against: str) -> Study:
         members.append(Member(name, group[0][1], {run.seed: run for run, _ in reversed(group)}, note=note))
     seeds = tuple(sorted({seed for member in members for seed in member.runs}))
     names = [member.name for member in members]
-    base = _known(against, names) or (names[0] if names else "")
+    base = known(against, names) or (names[0] if names else "")
     return Study(path.resolve().name, path, tuple(members), base, seeds, Interval(), Ablation().reach)
 
 
-def _known(name: str, names: Sequence[str]) -> str:
+def known(name: str, names: Sequence[str]) -> str:
+    """The name of an arm.
+
+    Raises:
+        SpecError: there is none of that name.
+    """
     if name and name not in names:
         raise refusal(f"--against {name}: there is no such arm", instead=closest(name, list(names)))
     return name
