@@ -27,6 +27,7 @@ import signa
 from signa import cli, lmo
 from signa.lab.ablation import load_ablation, read_archive
 from signa.lab.ablation.tables import compared, rows
+from signa.lab.tasks import tasks
 from signa.sources import read
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 FAST = {"list", "show", "check", "schema"}
-COMPONENTS = (signa.stages, signa.lmos, signa.compressors, signa.aggregators, signa.presets)
+COMPONENTS = (signa.stages, signa.lmos, signa.compressors, signa.aggregators, signa.presets, tasks)
 
 
 def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:
