@@ -1,11 +1,11 @@
-"""The stacks of an optimizer, the buckets that they travel in, and the three loops of a step."""
+"""The stacks of an optimizer, the parcels that they travel in, and the three thirds of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -13,13 +13,52 @@ from .exact import ExactModel
 from .routing import Route
 from .spec import ParamGroup
 from .stack import Probe, Stack
-from .transport import Bucket, Clock, Transport
+from .transport import Aggregate, Bucket, Clock, Message, Transport
 
 #: Entries of a stack at the most (32 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
 MOST = 1 << 23
 
 Scalars = tuple[float, float]
 """A group's learning rate and weight decay."""
+
+Rows = Sequence[Mapping[int, Tensor | None]]
+"""Local worker k's gradients by the parameter's id."""
+
+Shared = tuple[Tensor, Sequence[int]]
+"""A server's message for a stack, and the matrices that it is for."""
+
+
+class Parcel(NamedTuple):
+    """A bucket, and its stacks with the numbers of their groups: what a step does before, between and behind the two
+    halves of the wire."""
+
+    bucket: Bucket
+    places: Sequence[tuple[int, Stack]]
+
+    def send(self, rows: Rows, scalars: Sequence[Scalars], clock: Clock) -> list[Message]:
+        """The local workers' messages."""
+        return [
+            stack.send([[row[id(p)] for p in stack.parameters] for row in rows], *scalars[index], clock)
+            for index, stack in self.places
+        ]
+
+    def serve(
+        self, messages: Sequence[Message], aggregates: Sequence[Aggregate], scalars: Sequence[Scalars], clock: Clock
+    ) -> list[Tensor]:
+        """The server's messages for the matrices whose server is here."""
+        for (_, stack), message, (x, here, _) in zip(self.places, messages, aggregates, strict=True):
+            stack.show("aggregate", here, message.rows, x)
+        return [
+            stack.serve(x, here, *scalars[index], clock) if len(here) else x
+            for (index, stack), (x, here, _) in zip(self.places, aggregates, strict=True)
+        ]
+
+    def deliver(self, shared: Iterable[Shared], scalars: Sequence[Scalars], clock: Clock, exact: ExactModel) -> None:
+        """The server's messages reach the model; matrices without one stay."""
+        for (index, stack), (x, taking) in zip(self.places, shared, strict=True):
+            if len(taking):
+                stack.deliver(x, taking, *scalars[index], clock)
+                exact.note(stack)
 
 
 class Engine:
@@ -30,7 +69,7 @@ class Engine:
         self.stacks: list[tuple[int, Stack]] = []
         self.phases: list[list[int]] = []  # what was planned together, so that a copy's server is split alike
         self.exact = ExactModel()
-        self._buckets: list[tuple[Bucket, list[tuple[int, Stack]]]] = []
+        self._buckets: list[Parcel] = []
 
     def add(self, groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]]) -> None:
         """Stacks for the routes of these groups. All of them are planned together, so every process plans alike.
@@ -55,7 +94,7 @@ class Engine:
             for at, (_, stack) in enumerate(places):
                 stack.own(bucket.owned(at))
                 self.exact.follow(stack, partial(bucket.whole, at))
-            self._buckets.append((bucket, places))
+            self._buckets.append(Parcel(bucket, places))
         for _, stack in new:
             if id(stack.lane) not in homes:  # without entries there is nothing to send
                 stack.own(range(stack.rows))
@@ -70,7 +109,7 @@ class Engine:
     @property
     def buckets(self) -> list[Bucket]:
         """What travels together."""
-        return [bucket for bucket, _ in self._buckets]
+        return [parcel.bucket for parcel in self._buckets]
 
     @contextmanager
     def probe(self, look: Probe) -> Iterator[None]:
@@ -84,30 +123,20 @@ class Engine:
             for stack, probe in before:
                 stack.probe = probe
 
-    def run(self, rows: Sequence[Mapping[int, Tensor | None]], scalars: Sequence[Scalars], clock: Clock) -> None:
-        """One step: messages, the wire, and back to the model.
-
-        ``rows[k]`` has local worker k's gradients by the parameter's id, ``scalars`` every group's learning rate and
-        weight decay.
-        """
+    def run(self, rows: Rows, scalars: Sequence[Scalars], clock: Clock) -> None:
+        """One step: messages, the wire, and back to the model; ``scalars`` are every group's."""
         self.exact.honour_loads()
-        for bucket, places in self._buckets:
-            messages = []
-            for index, stack in places:
-                gradients = [[row[id(p)] for p in stack.parameters] for row in rows]
-                messages.append(stack.send(gradients, *scalars[index], clock))
-            aggregates = bucket.collect(messages, clock)
-            for (_, stack), message, (x, here, _) in zip(places, messages, aggregates, strict=True):
-                stack.show("aggregate", here, message.rows, x)
-            served = [
-                stack.serve(x, here, *scalars[index], clock) if len(here) else x
-                for (index, stack), (x, here, _) in zip(places, aggregates, strict=True)
-            ]
-            shared = bucket.share(served, aggregates)
-            for (index, stack), (_, _, taking), x in zip(places, aggregates, shared, strict=True):
-                if len(taking):
-                    stack.deliver(x, taking, *scalars[index], clock)
-                    self.exact.note(stack)
+        for parcel in self._buckets:
+            messages = parcel.send(rows, scalars, clock)
+            aggregates = parcel.bucket.collect(messages, clock)
+            shared = parcel.bucket.share(parcel.serve(messages, aggregates, scalars, clock), aggregates)
+            takings = [aggregate.taking for aggregate in aggregates]
+            parcel.deliver(zip(shared, takings, strict=True), scalars, clock, self.exact)
+
+    def deliver(self, shared: Sequence[Sequence[Shared]], scalars: Sequence[Scalars], clock: Clock) -> None:
+        """The last third of a step whose server is elsewhere, from what it sent for every parcel."""
+        for parcel, own in zip(self._buckets, shared, strict=True):
+            parcel.deliver(own, scalars, clock, self.exact)
 
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Parcel", "Scalars", "Shared"]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from .engine import Engine
+from .engine import Engine, Scalars, Shared
 from .errors import Advice, GradientError, NonFinite, RoutingError, SignaError, UnsupportedParameter
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
 from .reading import validated
@@ -180,7 +180,8 @@ class SignA(torch.optim.Optimizer):
         self._check_gradients(rows)
         if self._fresh:
             self._fresh = False
-            there = zip(self.routing, zip(*rows, strict=True), strict=True)
+            columns = [[row[at] for row in rows] for at in range(len(self.routing))]
+            there = zip(self.routing, columns, strict=True)
             named = {route.named.name: (route.named.parameter, grads) for route, grads in there}
             self.transport.first({n: (p, [g for g in grads if g is not None]) for n, (p, grads) in named.items()})
         bad = {} if infinite else self._nonfinite(rows)
@@ -208,6 +209,17 @@ class SignA(torch.optim.Optimizer):
         self.steps += 1
         for worker, index in self.transport.after(self.steps, self.replicas, self._buffers):
             self.nonfinite_counts.note(worker, self._name(index), self.steps - 1, "that worker took no part in it")
+
+    @torch.no_grad()
+    def receive(self, step: int, scalars: Sequence[Scalars], shared: Sequence[Sequence[Shared]]) -> None:
+        """The replica's part of a step whose server is elsewhere: what that one sent for every bucket's stacks.
+
+        ``scalars`` are every group's learning rate and weight decay in that step (see :mod:`signa.transport.post`).
+        """
+        self._engine.exact.refuse_inside("receive()")
+        with torch.autocast(self.routing[0].named.parameter.device.type, enabled=False):
+            self._engine.deliver(shared, scalars, Clock(self.seed, step))
+        self.steps = step + 1
 
     def _nonfinite(self, rows: list[list[Tensor | None]]) -> dict[int, int]:
         """Local workers with a gradient that is not finite, and the place of its parameter in the order of names."""

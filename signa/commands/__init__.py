@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from . import ablate, certify, describe
+from . import ablate, certify, describe, federated
 
 __all__ = ["register"]
 
-MODULES = (describe, ablate, certify)
+MODULES = (describe, ablate, certify, federated)
 
 
 def register(app: typer.Typer) -> None:

@@ -26,7 +26,7 @@ from .settings import Settings, load_experiment, read_settings
 from .sinks import Run, SinkConfig, Sinks, used
 from .world import World, together
 
-__all__ = ["Diverged", "Reporter", "Result", "Silent", "new_folder", "resolve", "resume", "train"]
+__all__ = ["Diverged", "Reporter", "Result", "Silent", "finish", "new_folder", "resolve", "resume", "train"]
 
 
 def resolve(spec: Spec) -> tuple[Spec, Settings]:
@@ -78,7 +78,7 @@ def train(
     with together(settings, text) as world, new_folder(world, lambda: RunFolder(out, name)) as folder:
         folder.text("spec.yaml", text)
         folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
-        return _finish(Job(spec, settings, world, folder, plugins), report, sinks)
+        return finish(Job(spec, settings, world, folder, plugins), report, sinks)
 
 
 def resume(
@@ -114,10 +114,10 @@ def resume(
         told = {"step": step, "command": list(command), "ranks": world.size, "workers": settings.workers}
         folder.json("environment.json", _resumed(path, told) if world.leads else {})
         report.say(f"{path.name}: goes on at step {step}")
-        return _finish(job, report, [*used(path), *sinks])
+        return finish(job, report, [*used(path), *sinks])
 
 
-def _finish(job: Job, report: Reporter, sinks: Iterable[SinkConfig]) -> Result:
+def finish(job: Job, report: Reporter, sinks: Iterable[SinkConfig]) -> Result:
     """The steps that are left, and the files of the end; summary.json comes last and says that the run is over."""
     folder = job.folder
     if job.world.size > 1:

@@ -307,6 +307,7 @@ def test_stability_of_sgd_is_two_over_l(tmp_path: Path) -> None:
     """A run may grow 1e12-fold before it counts as diverged: 6 % above 2 / L in 300 steps, less in more."""
     near = {"low": 1.5, "high": 4.0, "halvings": 6}
     found = run("stability", "sgd", tmp_path, **near)
+    assert not found["on_edge"] and run("stability", "sgd", tmp_path, high=1.0, halvings=3)["on_edge"]
     assert 1.02 <= found["edge"] / found["two_over_L"] < 1.06
     assert 1 <= run("stability", "sgd", tmp_path, steps=800, **near)["edge"] / found["two_over_L"] < 1.03
     assert found["two_over_L"] == pytest.approx(2 / float(TINY.build().L.max()))

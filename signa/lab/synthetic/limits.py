@@ -83,7 +83,7 @@ class Stability(Study):
     """The largest constant learning rate that still makes progress, without momentum, by bisection on its logarithm.
 
     Stable: on every instance the run does not diverge within ``steps``, and some F is below F(X_0). For SGD it is
-    known: 2 / L, a little above in so few steps.
+    known: 2 / L, a little above in so few steps. An edge at ``high`` (``on_edge``) was not found.
     """
 
     name: ClassVar[str] = "stability"
@@ -111,4 +111,4 @@ class Stability(Study):
         for _ in range(self.halvings):
             middle = math.sqrt(low * high)
             low, high = (middle, high) if stable(middle) else (low, middle)
-        return {"edge": low, "two_over_L": 2 / float(problem.L.max())}
+        return {"edge": low, "on_edge": high == self.high, "two_over_L": 2 / float(problem.L.max())}
