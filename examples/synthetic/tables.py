@@ -80,7 +80,7 @@ def alignment(found: Found) -> str:
 def stability(found: Found) -> str:
     return table(
         "method | largest stable lr | times L / 2",
-        [(f"`{n}`", f"{o['edge']:.4g}", f"{o['edge'] / o['two_over_L']:.3g}") for n, o in found.items()],
+        [(f"`{n}`", f"{o['edge']:.4g}{mark(o)}", f"{o['edge'] / o['two_over_L']:.3g}") for n, o in found.items()],
     )
 
 
