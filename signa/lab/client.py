@@ -45,18 +45,19 @@ class Client:
             return self._gradient(worker, first)
         start = [p.detach().clone() for p in self.parameters]
         total = torch.zeros((), device=start[0].device)
-        moved = set()
+        sums: list[Tensor | None] = [None] * len(start)
         for k in range(self.steps):
             total += self._gradient(worker, first + k * self.draws)
             with torch.no_grad():
                 for i, p in enumerate(self.parameters):
                     if p.grad is not None:
                         p.sub_(p.grad, alpha=self.lr)
+                        sums[i] = p.grad if (so_far := sums[i]) is None else so_far.add_(p.grad)
                         p.grad = None
-                        moved.add(i)
         with torch.no_grad():
-            for i, (p, w) in enumerate(zip(self.parameters, start)):
-                p.grad = (w - p).div_(self.steps * self.lr) if i in moved else None
+            for p, w, along in zip(self.parameters, start, sums):
+                # W_0 - W_K is the same sum, but for small gradients nothing of it is left behind W's digits.
+                p.grad = None if along is None else along.div_(self.steps)
                 p.copy_(w)
         return total / self.steps
 

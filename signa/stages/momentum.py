@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ..rule import Flag, Fraction, NonNegative
@@ -23,7 +24,8 @@ class Momentum(Stage):
 
     Args:
         beta: how much of m stays.
-        nu: how much of m goes out; ``beta`` follows beta.
+        nu: how much of m goes out, at most 1 (beyond, a constant gradient would come out reversed at first); ``beta``
+            follows beta.
         heavy_ball: divide what goes out by (1 - beta), torch.optim.SGD's momentum (dampening 0). For SGD only.
 
     Source: arXiv 2302.06675, Algorithm 2 (Lion); https://kellerjordan.github.io/posts/muon (Nesterov).
@@ -35,7 +37,7 @@ class Momentum(Stage):
 
     kind: Literal["momentum"] = "momentum"
     beta: Fraction = 0.95
-    nu: NonNegative | Literal["beta"] = 1.0
+    nu: Annotated[NonNegative, Field(le=1)] | Literal["beta"] = 1.0
     heavy_ball: Flag = False
 
     def init(self, x0: Tensor) -> State:

@@ -45,7 +45,7 @@ class LineTask(Task):
         return (model(x) - (worker + 1.0)).square().mean()
 
     def evaluate(self, model: nn.Module, *, whole: bool) -> Mapping[str, float]:
-        (weight,) = model.parameters()
+        weight = next(model.parameters()).detach()
         return {"val_size": float(weight.norm()), "val_error": float((weight - 1).norm())}
 
     def weights(self) -> Sequence[float]:
@@ -102,6 +102,16 @@ def test_local_steps_stand_for_the_mean_gradient_along_them() -> None:
         walked -= 0.05 * gradient(step)
     assert torch.allclose(gradient(model), total / 3, atol=1e-5)
     assert not torch.allclose(total / 3, total, atol=1e-3)
+
+
+def test_local_steps_keep_gradients_that_the_parameters_cannot_hold() -> None:
+    task = LineTask(1, 3, 0)
+    model = task.model()
+    (weight,) = model.parameters()
+    with torch.no_grad():
+        weight.fill_(1e6)
+    client(task, model, local_steps=2, local_lr=1e-12)(0, 0)
+    assert bool(gradient(model).ne(0).all()), "1e6 - 1e-6 is 1e6 in float32"
 
 
 def test_who_takes_part_is_drawn_anew_in_every_step() -> None:

@@ -49,7 +49,7 @@ class Difference:
     """The mean of the paired differences (an arm's minus the base's), its interval, and what follows.
 
     ``verdict`` is ``better``, ``worse``, ``indistinguishable`` (the interval holds 0, or there is none), or
-    ``diverged``: of an arm of which a seed diverged the other seeds say nothing.
+    ``diverged``, ``base diverged``: where a seed of either diverged, the others would be a choice that flatters it.
     """
 
     mean: float
@@ -69,7 +69,9 @@ def difference(arm: Mapping[int, float], base: Mapping[int, float], interval: In
     seeds = sorted(arm.keys() & base.keys())
     if any(not math.isfinite(value) for value in arm.values()):
         return Difference(math.nan, math.nan, math.nan, 0, "diverged")
-    gaps = [arm[seed] - base[seed] for seed in seeds if math.isfinite(base[seed])]
+    if any(not math.isfinite(base[seed]) for seed in seeds):
+        return Difference(math.nan, math.nan, math.nan, 0, "base diverged")
+    gaps = [arm[seed] - base[seed] for seed in seeds]
     if not gaps:
         return Difference(math.nan, math.nan, math.nan, 0, "indistinguishable")
     low, high = confidence(gaps, interval)
