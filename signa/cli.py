@@ -160,9 +160,15 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(2))
     try:
         app()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer makes 130 of Ctrl-C
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
         if leads():
-            print("interrupted; what was measured stays in the run folder", file=sys.stderr)
+            print(
+                "interrupted: what was measured stays. A run goes on from its last checkpoint with signa train "
+                "--resume and its folder, an ablation with the same command",
+                file=sys.stderr,
+            )
         _leave(130)
     except Exception as error:
         from .errors import SignaError, SpecError, WireError

@@ -201,7 +201,8 @@ class Registry(Generic[R]):
             cls = self.get(name)
         except RegistryError:
             what = f"unknown {self.what} '{name}'"
-            raise Fault(what, because=f"known: {', '.join(self.names())}", instead=self._near(name)) from None
+            remedy = self._near(name) or "write one of these, or pass --plugin FILE, the file that registers it"
+            raise Fault(what, because=f"known: {', '.join(self.names())}", instead=remedy) from None
         try:
             return cls.model_validate(fields)
         except ValidationError as error:

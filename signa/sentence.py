@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from math import comb
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -225,7 +226,7 @@ class Method(Frozen):
             )
         if self.aggregate.kind == "majority_vote" and workers > 1 and workers % 2 == 0:
             found.append(
-                f"an even number of voters ({workers}) ties often (37.5 % of random votes at 4): prefer an odd one"
+                f"an even number of voters ({workers}) ties, in {tied(workers):.1%} of random votes: prefer an odd one"
             )
         return found
 
@@ -244,6 +245,15 @@ class Method(Frozen):
         """The sentence in one line."""
         parts = (" ".join(map(str, part)) if isinstance(part, tuple) else str(part) for _, part in self)
         return " | ".join(parts)
+
+
+def tied(workers: int) -> float:
+    """How often an even number of fair coins comes out even: N choose N / 2, over 2^N.
+
+    >>> tied(4)
+    0.375
+    """
+    return comb(workers, workers // 2) / 2**workers
 
 
 def _has_step(data: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from ..lab.client import taking_part
 from ..lab.job import Job, model_digest
 from ..lab.ledger import Ledger
 from ..lab.progress import Progress
-from ..lab.records import Elsewhere, RunFolder, environment
+from ..lab.records import RunFolder, environment
 from ..lab.refusal import refusal
 from ..lab.report import Reporter, Result, Silent
 from ..lab.settings import Settings
@@ -119,15 +119,8 @@ class Federation(World):
 class FederatedJob(Job):
     """A run whose gradients come by letters, and whose clients all have the server's model in the end."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        settings: Settings,
-        world: Federation,
-        folder: RunFolder | Elsewhere,
-        plugins: Sequence[Path],
-    ) -> None:
-        super().__init__(spec, settings, world, folder, plugins)
+    def __init__(self, spec: Spec, settings: Settings, world: Federation, plugins: Sequence[Path]) -> None:
+        super().__init__(spec, settings, world, plugins)
         self.mail, self.office = world.mail, world.mail.office
         self.office.attach(self.optimizer)
         entries = sum(p.numel() for group in self.optimizer.param_groups for p in group["params"])
@@ -193,9 +186,9 @@ def serve(
     mail = Mail(carrier, settings, keep, report)
     world = Federation(mail.office, torch.device(settings.device), mail=mail)
 
-    with runner.new_folder(world, lambda: RunFolder(out, name)) as folder:
-        folder.text("spec.yaml", spec.dump("yaml"))
-        folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
-        job = FederatedJob(spec, settings, world, folder, plugins)
+    job = FederatedJob(spec, settings, world, plugins)
+    with runner.new_folder(world, lambda: RunFolder(out, name)) as job.folder:
+        job.folder.text("spec.yaml", spec.dump("yaml"))
+        job.folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
         carrier.gather(settings.workers)
         return runner.finish(job, report, sinks)

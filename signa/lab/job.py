@@ -34,12 +34,15 @@ __all__ = ["Job", "model_digest"]
 
 
 class Job:
-    """Everything of one run. What is said to be collective is called on every rank, or it waits for ever."""
+    """Everything of one run but its folder, which it is given when nothing of the rest was refused.
 
-    def __init__(
-        self, spec: Spec, settings: Settings, world: World, folder: RunFolder | Elsewhere, plugins: Sequence[Path]
-    ) -> None:
-        self.spec, self.settings, self.world, self.folder = spec, settings, world, folder
+    What is said to be collective is called on every rank, or it waits for ever.
+    """
+
+    folder: RunFolder | Elsewhere
+
+    def __init__(self, spec: Spec, settings: Settings, world: World, plugins: Sequence[Path]) -> None:
+        self.spec, self.settings, self.world = spec, settings, world
         device, steps = world.device, settings.steps
         self.task = settings.task.open(
             workers=settings.workers, batch=settings.batch, seed=settings.seed, device=device

@@ -75,10 +75,12 @@ def train(
     report = report or Silent()
     spec, settings = resolve(spec)
     text = spec.dump("yaml")
-    with together(settings, text) as world, new_folder(world, lambda: RunFolder(out, name)) as folder:
-        folder.text("spec.yaml", text)
-        folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
-        return finish(Job(spec, settings, world, folder, plugins), report, sinks)
+    with together(settings, text) as world:
+        job = Job(spec, settings, world, plugins)
+        with new_folder(world, lambda: RunFolder(out, name)) as job.folder:
+            job.folder.text("spec.yaml", text)
+            job.folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
+            return finish(job, report, sinks)
 
 
 def resume(
@@ -107,7 +109,8 @@ def resume(
     changes = {address: value for address, value in flags.items() if value is not None}
     spec, settings = resolve(load_experiment(path / "spec.yaml", plugins=plugins, changes=changes))
     with together(settings, spec.dump("yaml")) as world, new_folder(world, lambda: RunFolder.again(path)) as folder:
-        job = Job(spec, settings, world, folder, plugins)
+        job = Job(spec, settings, world, plugins)
+        job.folder = folder
         step = job.resume(on_world_change)
         if changes:
             folder.text("spec.yaml", spec.dump("yaml"))

@@ -91,7 +91,7 @@ def test_verdicts() -> None:
     assert difference({0: 0.0, 7: 1.0}, base, T, "min").pairs == 1  # the seeds that both have
     assert difference(lower, {0: NAN, 1: 2.0, 2: 3.0}, T, "min").verdict == "base diverged"
     assert difference({0: 0.0, 1: NAN, 2: 0.0}, base, T, "min").verdict == "diverged"
-    assert difference({}, base, T, "min").verdict == "indistinguishable"
+    assert difference({}, base, T, "min").verdict == "not run"
 
 
 def test_pairs_see_what_means_do_not() -> None:
@@ -156,7 +156,7 @@ def test_a_comparison_in_numbers(folder: Path) -> None:
     assert hostile.note == "1 of 3 seeds diverged" and hostile.metrics["val_loss"].count == 2
     # the level is 0.4 above the end, which the base has at 36 of 40 steps; jordan5 lies 0.3 higher
     assert polar.reach == pytest.approx(36) and jordan.reach == pytest.approx(36 + 3, abs=0.1)
-    assert jordan.speedup == pytest.approx(36 / jordan.reach) and len(jordan.reach_each) == 3
+    assert jordan.relative == pytest.approx(jordan.reach / 36) and len(jordan.reach_each) == 3
     against = rows(read_study(folder, against="schedule=jordan5"))
     assert [row.difference.verdict if row.difference else "" for row in against] == ["diverged", "better", ""]
     with pytest.raises(SpecError, match="did you mean 'schedule=jordan5'"):
@@ -367,3 +367,14 @@ def test_the_options(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "4 points are no search" in dry("--tune", "4")
     assert "batch=2" in dry("--set", "train.steps=9")
     assert "unknown key 'stesp'" in dry("--set", "train.stesp=9")
+
+
+def test_runs_with_other_goals_are_not_compared(folder: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    for number, source in enumerate(sorted((folder / "runs").glob("*/*"))[:2]):
+        shutil.copytree(source, mixed / str(number))
+    summary = mixed / "1" / "summary.json"
+    told = json.loads(summary.read_text()) | {"goal": {"metric": "val_accuracy", "best": "max"}, "val_accuracy": 0.5}
+    summary.write_text(json.dumps(told))
+    with pytest.raises(SpecError, match=r"different goals: val_loss \(0\), val_accuracy \(1\)"):
+        write_report(read_study(mixed))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from signa.errors import RoutingError
 from signa.lab.client import Client, taking_part
 from signa.lab.job import weighted
 from signa.lab.records import read_metrics
@@ -138,6 +139,12 @@ def test_a_run_reports_what_its_task_measures(tmp_path: Path) -> None:
     found = [r for r in read_metrics(result.folder / "metrics.jsonl") if "val_error" in r]
     assert [(r["step"], r["examples"]) for r in found] == [(3, 36), (6, 72), (9, 108), (12, 144)]
     assert (result.folder / "loss.svg").exists()
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(RoutingError):
+        train(experiment().replace({"groups.0.match": "nothing.*"}), name="run", out=tmp_path)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_method_with_two_models_is_measured_at_both(tmp_path: Path) -> None:

@@ -210,6 +210,8 @@ def test_mosaics_and_the_lossy_test_set(monkeypatch: Patch, tmp_path: Path) -> N
             archive.addfile(entry, file)
     monkeypatch.setattr(cifar, "TRAIN_SHA256", sha256(PIXELS[:50], LABELS[:50]))
     monkeypatch.setattr(cifar, "TEST1K_SHA256", sha256(PIXELS[50:], LABELS[50:]))
+    jpegs = home / "test_10k_jpegq75.tar.xz"
+    monkeypatch.setattr(cifar, "LOSSY_SHA256", hashlib.sha256(jpegs.read_bytes()).hexdigest())
 
     data = datasets.read_cifar10()
     assert torch.equal(data.train.pixels, torch.from_numpy(PIXELS[:50])) and list(data.tests) == [
@@ -219,16 +221,17 @@ def test_mosaics_and_the_lossy_test_set(monkeypatch: Patch, tmp_path: Path) -> N
     assert torch.equal(data.tests["test1k"]().pixels, torch.from_numpy(PIXELS[50:]))
     lossy = data.tests["test10k_lossy"]()
     assert lossy.labels.tolist() == [3, 9] and lossy.pixels.float().mean((1, 2, 3)).tolist() == [64.0, 192.0]
-    (home / "test_first1000_labels.u8").write_bytes(LABELS[:10][::-1].tobytes())
-    datasets.read_cifar10.cache_clear()
-    data = datasets.read_cifar10()
-    with pytest.raises(SpecError, match="does not hold CIFAR-10"):
-        data.tests["test1k"]()
-    for name in "test_10k_jpegq75.tar.xz", "test_first1000.webp":
-        (home / name).write_bytes((home / name).read_bytes()[:100])
-    for name in data.tests:
-        with pytest.raises(SpecError, match="cannot be read"):
-            data.tests[name]()
+    for name, what in (  # a damaged test set is told before a run begins, not at its end
+        ("test_first1000_labels.u8", "does not hold CIFAR-10"),
+        ("test_first1000.webp", "cannot be read"),
+        ("test_10k_jpegq75.tar.xz", "is damaged, or another file"),
+    ):
+        whole = (home / name).read_bytes()
+        (home / name).write_bytes(whole[::-1] if name.endswith("u8") else whole[: len(whole) // 2])
+        datasets.read_cifar10.cache_clear()
+        with pytest.raises(SpecError, match=what):
+            datasets.read_cifar10()
+        (home / name).write_bytes(whole)
     (home / "train_4.webp").unlink()
     datasets.read_cifar10.cache_clear()
     with pytest.raises(SpecError, match=r"cifar10 cannot be read(.|\n)*FileNotFoundError(.|\n)*train_4"):
@@ -248,7 +251,12 @@ def test_roots_and_their_order(monkeypatch: Patch, tmp_path: Path) -> None:
     monkeypatch.setenv("SIGNA_DATA", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shared = Path(__file__).parents[2].parent / "shared" / "data"
+    with pytest.raises(SpecError, match="own, and that is no folder"):
+        find.roots()
+    (tmp_path / "own").mkdir()
     assert find.roots() == [tmp_path / "own", shared, tmp_path / "cache" / "signa"]
+    monkeypatch.setenv("SIGNA_DATA", str(shared.parent / "data"))
+    assert not shared.is_dir() or len(find.roots()) == 2  # named once
     monkeypatch.delenv("SIGNA_DATA")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))

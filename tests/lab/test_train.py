@@ -179,3 +179,12 @@ def test_the_environment_names_no_host(monkeypatch: Patch) -> None:
     import torch
 
     assert platform.node() not in json.dumps(records.environment(["signa"], torch.device("cpu"))) or not platform.node()
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: Patch, capsys: Said) -> None:
+    def interrupted() -> None:
+        raise SystemExit(130)  # what typer makes of it
+
+    monkeypatch.setattr("signa.cli.app", interrupted)
+    assert signa(monkeypatch, "train") == 130
+    assert "signa train --resume and its folder, an ablation with the same command" in capsys.readouterr().err

@@ -197,6 +197,27 @@ def test_check_puts_a_plugin_to_the_laws(run: Terminal) -> None:
         signa.lmos.unregister("wrong_lmo")
 
 
+SCHEDULE = """
+from typing import Literal
+from signa.lab.schedules import Schedule, schedules
+
+@schedules.register
+class Steep(Schedule):
+    kind: Literal["steep"] = "steep"
+    def shape(self, k, steps): return (1 - k / steps) ** 4
+"""
+
+
+def test_check_names_what_a_plugin_adds_to_the_lab(run: Terminal) -> None:
+    from signa.lab.schedules import schedules
+
+    Path("steep.py").write_text(SCHEDULE)
+    try:
+        assert "steep (schedules): registered; there are no laws" in run("check", "--plugin", "steep.py")
+    finally:
+        schedules.unregister("steep")
+
+
 def test_schema(run: Terminal) -> None:
     assert json.loads(run("schema")) == json.loads(json.dumps(signa.schema()))
     run("schema", "--out", "signa.schema.json")

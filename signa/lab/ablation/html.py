@@ -95,7 +95,7 @@ def reading(study: Study) -> str:
             f"{100 * i.level:g} % ({name}) for one comparison at a time.",
             "Where that holds 0, the two are indistinguishable.",
             f"Steps to reach: when the mean curve first comes to what {study.against} has at",
-            f"{100 * study.reach:g} % of its steps, and how many times fewer steps that is.",
+            f"{100 * study.reach:g} % of its steps, and that over the base arm's own: below 1 is faster.",
         ]
     )
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from ...errors import SignaError, SpecError
@@ -46,7 +47,7 @@ def perform(
 class Processes:
     """So many processes of one thread, started anew (spawn), each of which runs one run after the other.
 
-    A process whose starter is gone notices at its next word, and stops where a later call can go on.
+    A process whose starter is gone ends at once, as by a kill: a later call can go on.
     """
 
     def __init__(self, count: int, book: Book, plugins: Sequence[Path], command: Sequence[str], board: Board) -> None:
@@ -142,9 +143,10 @@ class _Teller:
 
 def _work(pipe: connection.Connection, start: str) -> None:
     """The life of a process: a run, and the next one, until the starter closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the starter's to handle
+    Thread(target=_orphaned, daemon=True).start()
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the starter's to handle
     torch.set_num_threads(1)
     given = json.loads(start)
     plugins = [Path(path) for path in given["plugins"]]
@@ -176,6 +178,13 @@ def _work(pipe: connection.Connection, start: str) -> None:
             word = {"failed": traceback.format_exc()}
         with contextlib.suppress(BrokenPipeError):
             teller.tell(word)
+
+
+def _orphaned() -> None:
+    """End this process when its starter is gone."""
+    if (starter := multiprocessing.parent_process()) is not None:
+        starter.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager

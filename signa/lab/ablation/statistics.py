@@ -48,8 +48,9 @@ def summary(values: Sequence[float]) -> Summary:
 class Difference:
     """The mean of the paired differences (an arm's minus the base's), its interval, and what follows.
 
-    ``verdict`` is ``better``, ``worse``, ``indistinguishable`` (the interval holds 0, or there is none), or
-    ``diverged``, ``base diverged``: where a seed of either diverged, the others would be a choice that flatters it.
+    ``verdict`` is ``better``, ``worse``, ``indistinguishable`` (the interval holds 0, or there is none), ``not run``
+    (there is no pair of seeds yet), or ``diverged`` and ``base diverged``: where a seed of either did, the others would
+    be a choice that flatters it.
     """
 
     mean: float
@@ -73,7 +74,7 @@ def difference(arm: Mapping[int, float], base: Mapping[int, float], interval: In
         return Difference(math.nan, math.nan, math.nan, 0, "base diverged")
     gaps = [arm[seed] - base[seed] for seed in seeds]
     if not gaps:
-        return Difference(math.nan, math.nan, math.nan, 0, "indistinguishable")
+        return Difference(math.nan, math.nan, math.nan, 0, "not run")
     low, high = confidence(gaps, interval)
     verdict = "indistinguishable"
     if low > 0 or high < 0:

@@ -100,8 +100,15 @@ class Study:
     def goal(self) -> Goal:
         """The goal of its runs."""
         every = [run for member in self.members for run in (*member.runs.values(), *member.tried)]
-        goals = [Goal(**run.summary["goal"]) for run in every if run.summary]
-        return goals[0] if goals else Goal("val_loss")
+        goals = {Goal(**run.summary["goal"]): run for run in every if run.summary}
+        if len(goals) > 1:
+            parts = [f"{goal.metric} ({run.path.name})" for goal, run in goals.items()]
+            raise refusal(
+                f"{self.path} holds runs with different goals: {', '.join(parts)}",
+                because="their difference would mean nothing",
+                instead="name a folder of comparable runs",
+            )
+        return next(iter(goals), Goal("val_loss"))
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ NONE = "-"
 class Row:
     """An arm in numbers.
 
-    ``reach`` is the step at which its mean curve comes to the base arm's level, ``reach_each`` that of each seed.
+    ``reach`` is the step at which its mean curve comes to the base arm's level, ``reach_each`` that of each seed,
+    and ``relative`` the first over the base arm's.
     """
 
     member: Member
@@ -30,7 +31,7 @@ class Row:
     difference: Difference | None
     reach: float
     reach_each: tuple[float, ...]
-    speedup: float
+    relative: float
     means: Mapping[str, float]
     note: str
 
@@ -74,7 +75,7 @@ def _row(study: Study, member: Member, level: float, reference: float) -> Row:
         difference(member.values, study.base.values, study.interval, study.goal.best) if against else None,
         reach,
         each,
-        reference / reach if reach > 0 else math.nan,
+        reach / reference if reference > 0 else math.nan,
         means,
         "; ".join(notes),
     )
@@ -194,7 +195,7 @@ def numbers_csv(study: Study, found: Sequence[Row]) -> str:
     """The comparison in full precision, a row for each arm; empty where there is no number."""
     head = ["arm", "lr", "seeds", "diverged"]
     head += [f"{name}_{what}" for name in study.metrics for what in ("mean", "std")]
-    head += ["difference", "low", "high", "pairs", "verdict", "steps_to_reach", "steps_to_reach_each", "speedup"]
+    head += ["difference", "low", "high", "pairs", "verdict", "steps_to_reach", "steps_to_reach_each", "steps_relative"]
     head += [*MEANS, "note"]
     body = []
     for row in found:
@@ -203,7 +204,7 @@ def numbers_csv(study: Study, found: Sequence[Row]) -> str:
         line += [value for name in study.metrics for value in (row.metrics[name].mean, row.metrics[name].std)]
         line += [d.mean, d.low, d.high, d.pairs, d.verdict] if d else [None] * 5
         each = " ".join(f"{step:g}" for step in row.reach_each)
-        body.append([*line, row.reach, each, row.speedup, *(row.means.get(name) for name in MEANS), row.note])
+        body.append([*line, row.reach, each, row.relative, *(row.means.get(name) for name in MEANS), row.note])
     return _csv([head, *body])
 
 
@@ -275,7 +276,7 @@ def _gap(value: float) -> str:
 def _reach(row: Row) -> str:
     if math.isnan(row.reach):
         return NONE
-    ratio = f" ({row.speedup:.2f}×)" if row.difference is not None and math.isfinite(row.speedup) else ""
+    ratio = f" ({row.relative:.2f}×)" if row.difference is not None and math.isfinite(row.relative) else ""
     return f"{row.reach:.0f}{ratio}"
 
 

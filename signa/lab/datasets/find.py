@@ -17,10 +17,12 @@ from pathlib import Path
 from ...errors import SpecError
 from ..refusal import refusal
 
-__all__ = ["cache", "fetch", "find", "md5_of", "reading", "roots", "unpacked"]
+__all__ = ["AGAIN", "cache", "fetch", "find", "md5_of", "reading", "roots", "unpacked"]
 
 #: What a file that is damaged or absent makes its readers raise.
 DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError)
+#: What to do with a file that is not what it should be.
+AGAIN = "put the whole file back, or take it away: what can be downloaded is downloaded anew where it is missing"
 SILENCE = 60.0  # seconds without a byte after which a mirror is given up
 
 
@@ -31,9 +33,16 @@ def cache() -> Path:
 
 
 def roots() -> list[Path]:
-    """The folders that are searched, in order: `$SIGNA_DATA`, `../shared/data` beside the checkout, the cache."""
+    """The folders that are searched, in order: `$SIGNA_DATA`, `../shared/data` beside the checkout, the cache.
+
+    Raises:
+        SpecError: `SIGNA_DATA` names no folder.
+    """
     named = os.environ.get("SIGNA_DATA", "")
-    return [*([Path(named)] if named else []), Path(__file__).parents[4] / "shared" / "data", cache()]
+    if named and not Path(named).is_dir():
+        raise refusal(f"SIGNA_DATA names {named}, and that is no folder", instead="correct it, or unset it")
+    found = [*([Path(named)] if named else []), Path(__file__).parents[4] / "shared" / "data", cache()]
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
 
 
 def find(*places: str) -> Path | None:
@@ -54,7 +63,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except DAMAGE as error:
         because = f"{type(error).__name__}: {error}"
-        raise refusal(f"{path} cannot be read", because=because, instead="delete it to download it anew") from None
+        raise refusal(f"{path} cannot be read", because=because, instead=AGAIN) from None
 
 
 def unpacked(data: bytes) -> bytes:
@@ -71,24 +80,27 @@ def md5_of(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def fetch(place: str, urls: Sequence[str], md5: str, *, of: Callable[[bytes], bytes] = bytes) -> Path:
+def fetch(
+    place: str, urls: Sequence[str], md5: str, *, of: Callable[[bytes], bytes] = bytes, also: Sequence[str] = ()
+) -> Path:
     """Download one file to `place` in the cache, from the first mirror that has it; it appears whole or not at all.
 
-    ``md5`` is that of ``of`` the file's bytes. `SIGNA_OFFLINE=1` forbids every download.
+    ``md5`` is that of ``of`` the file's bytes; ``also`` are other places where it was looked for, for the refusal.
+    `SIGNA_OFFLINE=1` forbids every download.
 
     Raises:
         SpecError: downloads are forbidden, or no mirror gave the file with this checksum.
     """
     looked = f"looked for {place} in {', '.join(map(str, roots()))}"
     if os.environ.get("SIGNA_OFFLINE", "") not in ("", "0"):
-        raise _absent(place, f"{looked}; SIGNA_OFFLINE forbids downloads")
+        raise _absent(place, also, f"{looked}; SIGNA_OFFLINE forbids downloads")
     problems = []
     for url in urls:
         try:
             return _download(url, cache() / place, md5, of)
         except DAMAGE as error:
             problems.append(f"{url}: {error}")
-    raise _absent(place, "; ".join([looked, *problems]))
+    raise _absent(place, also, "; ".join([looked, *problems]))
 
 
 def _download(url: str, path: Path, md5: str, of: Callable[[bytes], bytes]) -> Path:
@@ -109,7 +121,8 @@ def _download(url: str, path: Path, md5: str, of: Callable[[bytes], bytes]) -> P
     return path
 
 
-def _absent(place: str, because: str) -> SpecError:
+def _absent(place: str, also: Sequence[str], because: str) -> SpecError:
     name = Path(place).name
     remedy = f"put the file into a folder and name that: SIGNA_DATA=FOLDER, with FOLDER/{place}"
+    remedy += f", or in its stead {' or '.join(also)}" if also else ""
     return refusal(f"{name} is not there", because=because, instead=remedy)

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 
 from ..refusal import refusal
-from .find import fetch, find, md5_of, reading, unpacked
+from .find import AGAIN, fetch, find, md5_of, reading, unpacked
 from .images import Dataset, Images
 
 __all__ = ["parse_idx", "read_fashion_mnist", "read_mnist"]
@@ -83,12 +83,13 @@ def _part(name: str, md5: str, folders: tuple[str, ...], mirrors: tuple[str, ...
     places = [f"{folder}/{name}{gz}" for folder in folders for gz in ("", ".gz")]
     path = find(*places)
     if path is None:
-        path = fetch(f"{folders[0]}/{name}.gz", [f"{url}{name}.gz" for url in mirrors], md5, of=unpacked)
+        urls, also = [f"{url}{name}.gz" for url in mirrors], [f"{folder}/{name}.gz" for folder in folders[1:]]
+        path = fetch(f"{folders[0]}/{name}.gz", urls, md5, of=unpacked, also=also)
     with reading(path):
         data = unpacked(path.read_bytes())
     if (found := md5_of(data)) != md5:
         because = f"the md5 of its content is {found}, not {md5}"
-        raise refusal(f"{path} is damaged, or another file", because=because, instead="delete it to download it anew")
+        raise refusal(f"{path} is damaged, or another file", because=because, instead=AGAIN)
     return parse_idx(data)
 
 
