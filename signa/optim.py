@@ -5,17 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from glob import escape
 from typing import Any, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from .engine import Engine, Scalars, Shared
-from .errors import Advice, GradientError, NonFinite, RoutingError, SignaError, UnsupportedParameter
+from .errors import Advice, GradientError, NonFinite, SignaError, UnsupportedParameter
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
-from .reading import validated
-from .routing import Named, Route, Routing, check_parameter, clean_name, layout
+from .routing import Route, Routing
 from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
 from .sentence import Hop
@@ -24,7 +22,6 @@ from .stack import Probe, Stack
 from .transport import Clock, Transport, Verdict, default_transport
 
 Model = nn.Module | Iterable[tuple[str, Tensor]]
-_OWN = ("params", "name", "param_names")
 
 
 class Bits(NamedTuple):
@@ -334,32 +331,11 @@ class SignA(torch.optim.Optimizer):
         if not hasattr(self, "_rows"):  # torch's constructor hands over the groups of the spec
             super().add_param_group(param_group)
             return
-        given = param_group["params"]
-        given = [given] if isinstance(given, Tensor) else list(given)
-        number = len(self.spec.groups)
-        pairs = [
-            tuple(pair) if isinstance(pair, tuple | list) else (f"added.{number}.{i}", pair)
-            for i, pair in enumerate(given)
-        ]
-        named = [Named(clean_name(name), parameter) for name, parameter in pairs]
-        fields = {key: value for key, value in param_group.items() if key not in _OWN}
-        match = [escape(item.name) for item in named]
-        group = validated(ParamGroup, {"name": param_group.get("name", ""), "match": match, **fields})
+        routing, group, routes = self.routing.grown(param_group)
         if self._rows.pending:
             raise GradientError("add_param_group between a worker's block and step(): call it before the blocks")
-        names = {route.named.name for route in self.routing}
-        seen = {id(route.named.parameter) for route in self.routing}
-        for item in named:
-            check_parameter(item.name, item.parameter)
-            if id(item.parameter) in seen or item.name in names:
-                raise RoutingError(f"parameter '{item.name}' is optimized already, or stands twice: leave it out")
-            names.add(item.name)
-            seen.add(id(item.parameter))
-        routes = [Route(item, number, layout(group, item)) for item in named]
-        spec = validated(Spec, {**dict(self.spec), "groups": (*self.spec.groups, group)})
-        routing = Routing([*self.routing, *routes])
-        routing.spec, routing.frozen = spec, self.routing.frozen
-        self.spec, self.routing = spec, routing
+        routing.spec.admit(self.transport.workers)
+        self.spec, self.routing = routing.spec, routing
         super().add_param_group(_param_group(group, routes))
         self.transport.agree(export_facts(self, self._buffers), None)
         self._grow({len(self.param_groups) - 1: (group, routes)})

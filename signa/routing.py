@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from glob import escape
 from math import prod
+from typing import Any
 
 import torch
 from einops import EinopsError, rearrange
 from torch import Tensor, nn
 
 from .errors import RoutingError, UnsupportedParameter
+from .reading import validated
 from .rule import closest
 from .spec import ParamGroup, Spec
 
@@ -256,6 +259,35 @@ class Routing(tuple[Route, ...]):
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
         )
+
+    def grown(self, param_group: Mapping[str, Any]) -> tuple[Routing, ParamGroup, list[Route]]:
+        """The routing with one more group, as ``add_param_group`` of torch is given it, that group, and its routes.
+
+        Raises:
+            SpecError, RoutingError, UnsupportedParameter: the group or one of its parameters is wrong.
+        """
+        given, number = param_group["params"], len(self.spec.groups)
+        given = [given] if isinstance(given, Tensor) else list(given)
+        pairs = [
+            tuple(pair) if isinstance(pair, tuple | list) else (f"added.{number}.{i}", pair)
+            for i, pair in enumerate(given)
+        ]
+        named = [Named(clean_name(name), parameter) for name, parameter in pairs]
+        fields = {key: value for key, value in param_group.items() if key not in ("params", "name", "param_names")}
+        match = [escape(item.name) for item in named]
+        group = validated(ParamGroup, {"name": param_group.get("name", ""), "match": match, **fields})
+        names, seen = {route.named.name for route in self}, {id(route.named.parameter) for route in self}
+        for item in named:
+            check_parameter(item.name, item.parameter)
+            if id(item.parameter) in seen or item.name in names:
+                raise RoutingError(f"parameter '{item.name}' is optimized already, or stands twice: leave it out")
+            names.add(item.name)
+            seen.add(id(item.parameter))
+        routes = [Route(item, number, layout(group, item)) for item in named]
+        routing = Routing([*self, *routes])
+        routing.spec = validated(Spec, {**dict(self.spec), "groups": (*self.spec.groups, group)})
+        routing.frozen = self.frozen
+        return routing, group, routes
 
 
 def takes(group: ParamGroup, item: Named) -> bool:

@@ -14,7 +14,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ QUIET: dict[str, Arm] = {
 }  # fmt: skip
 HORIZONS = [64, 128, 256, 512, 1024]
 #: Of the bound's own step size, per theorem: EF21's constants are worst cases, so its own steps are far too short.
-FACTORS = {"A": [0.5, 1.0, 2.0, 4.0], "D": [1.0, 16.0, 64.0, 256.0], "E": [1.0, 256.0, 1024.0, 4096.0]}
-FACTORS |= {"B": FACTORS["A"], "": [0.5, 1.0, 2.0, 4.0]}
+FACTORS = {"A": [2.0**k for k in range(-4, 5)], "D": [4.0**k for k in range(6)],
+           "E": [1.0, *(4.0**k for k in range(2, 9))]}  # fmt: skip
+FACTORS |= {"B": FACTORS["A"], "": FACTORS["A"]}
 
 
 def method(parts: dict[str, Any], beta: float = 0.0) -> signa.Method:
@@ -273,9 +274,19 @@ def _short(value: Any) -> Any:
 
 
 def best(cell: dict[str, Any], what: str = "mean") -> list[list[float]]:
-    """The best factor at every horizon, by the mean over seeds."""
-    tables = cell[what].values()
-    return [min((table[i] for table in tables), key=statistics.mean) for i in range(len(HORIZONS))]
+    """What the best factor measured at every horizon, by the mean over seeds."""
+    return [cell[what][factor][i] for i, factor in enumerate(winners(cell, what))]
+
+
+def winners(cell: dict[str, Any], what: str = "mean") -> list[str]:
+    """The best factor at every horizon."""
+    tables = cell[what]
+    return [min(tables, key=lambda f, i=i: statistics.mean(tables[f][i])) for i in range(len(HORIZONS))]
+
+
+def dagger(won: Sequence[Any], grid: Sequence[Any]) -> str:
+    """A mark where a winner stands at an end of its grid, so that the best may lie beyond."""
+    return " †" if {grid[0], grid[-1]} & set(won) else ""
 
 
 def horizon_table(found: dict[str, Any]) -> str:
@@ -293,10 +304,12 @@ def horizon_table(found: dict[str, Any]) -> str:
         exponent = str(slope(HORIZONS, own)) if cell["theorem"] else "-"
         first = f"{statistics.mean(own[-1]):.3g}" if cell["theorem"] else "-"
         outside = "" if cell["inside"] else " (left the ball)"
-        tuned = best(cell)
+        tuned, grid = best(cell), list(cell["mean"])
+        edge, low, end = (dagger(won, grid) for won in (winners(cell), winners(cell, "least"), winners(cell)[-1:]))
         rows.append(
-            f"| {problem} | {arm}{outside} | {cell['theorem'] or 'none'} | {exponent} | {slope(HORIZONS, tuned)} | "
-            f"{slope(HORIZONS, least)} | {first} | {statistics.mean(tuned[-1]):.3g} | {bound} |"
+            f"| {problem} | {arm}{outside} | {cell['theorem'] or 'none'} | {exponent} | "
+            f"{slope(HORIZONS, tuned)}{edge} | {slope(HORIZONS, least)}{low} | {first} | "
+            f"{statistics.mean(tuned[-1]):.3g}{end} | {bound} |"
         )
     return "\n".join(rows)
 
@@ -309,7 +322,9 @@ def noise_table(found: dict[str, Any]) -> str:
         exponents = []
         for line in LINES.values():
             x = [next(p[i] for i in range(3) if len({q[i] for q in line}) > 1) for p in line]
-            exponents.append(str(slope(x, [cell["points"][f"{T},{N},{s:g}"]["mean"] for T, N, s in line])))
+            points = [cell["points"][f"{T},{N},{s:g}"] for T, N, s in line]
+            edge = dagger([point["lr"] for point in points], GRID)
+            exponents.append(f"{slope(x, [point['mean'] for point in points])}{edge}")
         last = cell["points"][f"{BASE[0]},{WORKERS[-1]},{BASE[2]:g}"]
         measured, unit = (last["phi"], " of Phi_N") if "phi" in last else (last["mean"], "")
         rows.append(f"| {arm} | {cell['theorem']} | {' | '.join(exponents)} | {statistics.mean(measured):.3g}{unit} | "

@@ -7,6 +7,8 @@ them: hand the coins out, tell who abstains, integrate.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,8 @@ class Batched:
 
     Args:
         scaling: the layers' multiplier of the learning rate.
-        name, seed: of the coins: the same for all runs, so a run does not depend on its neighbours.
+        name, seed: of the coins, so a run does not depend on its neighbours: one name for all runs, which then share
+            their coins (what a grid of learning rates wants), or one for each (what a set of seeds wants).
 
     >>> import signa
     >>> runs = Batched(signa.method("signsgd"), torch.zeros(2, 1, 2))
@@ -49,14 +52,15 @@ class Batched:
         workers: int = 1,
         scaling: Scaling | None = None,
         weight_decay: float = 0.0,
-        name: str = "weight",
+        name: str | Sequence[str] = "weight",
         seed: int = 0,
     ) -> None:
         self.method, self.workers, self.seed, self.steps = method, workers, seed, 0
         self.x = x0.clone()
         self.direction = torch.zeros_like(x0)  # what the last step integrated
         self._scale = method.multiplier(NoScaling() if scaling is None else scaling, *x0.shape[-2:])
-        self._decay, self._key = weight_decay, name_key(name)
+        self._decay = weight_decay
+        self._keys = [name_key(each) for each in ([name] * len(x0) if isinstance(name, str) else name)]
         zero = torch.zeros_like(x0)
         rows = zero.expand(workers, *x0.shape)
         down = x0 if method.step_address.startswith("server.") else zero
@@ -114,8 +118,9 @@ class Batched:
 
     def _coins(self, workers: int) -> Coins:
         """Those of so many workers; of the server for none."""
-        actors = [actor for actor in (range(workers) if workers else [SERVER]) for _ in range(len(self.x))]
-        return Coins(self.seed, self.steps, [self._key] * len(actors), [0] * len(actors), actors)
+        own = range(workers) if workers else [SERVER]
+        actors = [actor for actor in own for _ in self._keys]
+        return Coins(self.seed, self.steps, self._keys * len(own), [0] * len(actors), actors)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these runs alone: a mask (B,), or their numbers."""
@@ -123,5 +128,6 @@ class Batched:
             worker = address.startswith("worker.")
             for name, value in state.items():
                 state[name] = value[:, rows] if worker else value[rows]
+        self._keys = [self._keys[row] for row in torch.arange(len(self._keys))[rows].tolist()]
         self.direction = self.direction[rows]
         self.x = self.exact if self.method.step_address.startswith("replica.") else self.x[rows]

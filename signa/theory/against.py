@@ -73,7 +73,8 @@ def _direction(method: Method, G: Tensor) -> Tensor | None:
         if part in ("up", "down"):
             x = getattr(method, part).encode(x, {}, ctx)
         elif part == "aggregate":
-            x = method.aggregate(x[None], torch.ones(1, 1, dtype=torch.bool), ctx)
+            alike = max(1, len(getattr(method.aggregate, "weights", ())))  # as many workers as there are weights
+            x = method.aggregate(x.expand(alike, *x.shape), torch.ones(alike, 1, dtype=torch.bool), ctx)
         for stage in getattr(method, part) if part in ("worker", "server", "replica") else ():
             if isinstance(stage, Step | Decay | Momentum):
                 continue  # a momentum of c_t G, c_t > 0, is a positive multiple of G

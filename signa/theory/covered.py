@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from ..aggregators import MajorityVote, Median
+from ..aggregators import MajorityVote, Mean, Median, WeightedMean
+from ..compressors import Sign
 from ..feedback import EF14, EF21
 from ..stages import Adam
 from .claim import PAGE, Claim
@@ -18,9 +20,17 @@ _LMO_MEASURE = {
     "frobenius": "||grad f||_F",
     "column": "sum of the columns' l2 norms of grad f",
     "row": "sum of the rows' l2 norms of grad f",
+    "nuclear": "largest singular value of grad f",
+    "l1": "largest |entry| of grad f",
 }
+_BELOW = ("sign", "spectral", "frobenius", "column", "row")  # ||X|| <= ||X||_F
 _VARIANCE = "unbiased gradients of bounded variance: E||noise||_F^2 <= sigma^2"
 _ALIKE = "all workers have the same f; else mean_j ||grad f_j - grad f||_* is a floor"
+_NEAR = "Newton-Schulz within a share a of the polar factor: Delta, L and the floor over 1 - a (Lemma 1)"
+_AOL = (
+    "aol: near the polar factor of G with its rows rescaled, whose share of ||G||_* depends on G and is at least "
+    "1 / sqrt(min(m, n)): Delta, L and the floor over it (Lemma 1)"
+)
 
 
 def _measure(word: str) -> str:
@@ -33,15 +43,16 @@ def _rate(shape: Shape, floor: str, quiet: str = "sqrt(2 Delta L / T)") -> dict[
     if not shape.momenta:
         return {"rate": still, "floor": f"{floor}: without momentum nothing averages the noise over steps"}
     rate = f"T^(-1/4) with 1 - beta ~ T^(-1/2), lr ~ T^(-3/4); {still}"
-    if any(m.nu not in (1, "beta") for m in shape.momenta):
+    if not shape.averages:
         return {"rate": rate, "floor": f"|1 - nu| {floor}, unless 1 - nu falls with 1 - beta"}
     return {"rate": rate}
 
 
 def _extra(shape: Shape) -> tuple[str, ...]:
     found = []
-    if any(s.kind == "spectral" and getattr(s, "schedule", "") != "exact" for s in stages_of(shape.method)):
-        found.append("Newton-Schulz within a share a of the polar factor: Delta, L and the floor over 1 - a (Lemma 1)")
+    iterations = [s for s in stages_of(shape.method) if s.kind == "spectral" and getattr(s, "schedule", "") != "exact"]
+    kinds = {getattr(s, "normalisation", "") == "aol" for s in iterations}
+    found += [_AOL if rescaled else _NEAR for rescaled in sorted(kinds)]
     if shape.method.coupled:
         found.append("f includes weight_decay / 2 ||X||_F^2 (coupled decay)")
     return tuple(found)
@@ -57,7 +68,7 @@ def _oracle_of_the_mean(shape: Shape) -> Iterator[Claim]:
     if not (shape.plain_down or shape.model_travels):
         return
     needs = [_VARIANCE]
-    floor, quiet = "2 kappa sigma / sqrt(N)", "sqrt(2 Delta L / T)"
+    floor, quiet = f"2 kappa sigma / sqrt({shape.count})", "sqrt(2 Delta L / T)"
     result, said = "Theorem A", "the step is one LMO of an estimate that follows the gradient"
     source = "arXiv 2503.12645 (any norm, momentum); arXiv 2502.07529 (Scion); arXiv 2002.03305 (frobenius)"
     if isinstance(shape.method.aggregate, Median):
@@ -68,6 +79,11 @@ def _oracle_of_the_mean(shape: Shape) -> Iterator[Claim]:
         result = "Theorem E" if shape.model_travels else "Theorem D"
         said = f"{' and '.join(parts)} around one LMO on the server"
         needs += ["every f_j is smooth", "contractive compressors; 1 / delta enters (scaled_sign: delta >= 1 / d)"]
+        if shape.after[0] not in _BELOW:
+            needs.append("max ||X|| / ||X||_F is not 1 for this ball: it multiplies L (Lemma 4)")
+        if up21:
+            own = f"2 kappa sigma (1 / sqrt({shape.count}) + 2 r / (1 - r))"
+            floor = f"{own}, r = sqrt(1 - delta), the second for each worker's own noise"
         source, quiet = f"arXiv 2510.00643 (EF21-Muon); short proof with constants in {PAGE}", "~ T^(-1/2)"
     yield Claim("converges", result, said, _measure(shape.after[0]), **_rate(shape, floor, quiet),
                 assumptions=(*needs, *_extra(shape)), source=source)  # fmt: skip
@@ -81,12 +97,12 @@ def _oracles_of_the_workers(shape: Shape) -> Iterator[Claim]:
     votes = isinstance(shape.method.aggregate, MajorityVote)
     signs = shape.before[0] == "sign"
     if signs and ((votes and not shape.after) or (shape.linear and shape.after == ("sign",))):
-        said = "a vote over the signs of estimates that follow the gradient"
+        said = f"a {'weighted ' if shape.weights else ''}vote over the signs of estimates that follow the gradient"
         said += "" if votes else " (the sign of a mean of signs is their vote)"
         yield Claim("converges", "Theorem B", said, _measure("sign"),
                     **_rate(shape, "4 sqrt(m n) sigma (no 1 / sqrt(N): any noise)"),
                     assumptions=(_VARIANCE, _ALIKE, *_extra(shape)), source=PAGE)  # fmt: skip
-        if not shape.momenta:
+        if not shape.momenta and _counts_fairly(shape):
             yield Claim("converges", "Theorem C", "a vote over the signs of gradients, no momentum",
                         "sum |g| h_N(q(|g| / sigma)): |g| where it is above the noise, ~ sqrt(N) g^2 / sigma below",
                         "sqrt(2 Delta L / T), no floor; of ||grad f||_1 with a floor 2 sum sigma_ij / sqrt(N)",
@@ -99,12 +115,21 @@ def _oracles_of_the_workers(shape: Shape) -> Iterator[Claim]:
                     assumptions=(_VARIANCE, _ALIKE, *_extra(shape)), source=PAGE)  # fmt: skip
 
 
+def _counts_fairly(shape: Shape) -> bool:
+    """One vote each, and no tie goes one way: what Theorem C's count of independent votes needs."""
+    rule, last = shape.method.aggregate, shape.down.compressor
+    settled = isinstance(rule, MajorityVote) and rule.ties == "coin"
+    one_way = isinstance(last, Sign) and last.zeros == "positive"
+    return isinstance(rule, MajorityVote | Mean | WeightedMean) and not shape.weights and (settled or not one_way)
+
+
 def _gradient_methods(shape: Shape) -> Iterator[Claim]:
     """Methods that integrate the gradient itself: SGD, EF14, EF21, Adam."""
     adam = sum(isinstance(stage, Adam) for stage in stages_of(shape.method))
     lossless = shape.plain_up and shape.plain_down
     if adam:
-        if shape.after == ("adam",) and not shape.before and not shape.momenta and shape.linear and lossless:
+        alone = adam == 1 and shape.after == ("adam",) and not (shape.before or shape.momenta)
+        if alone and shape.linear and lossless:
             yield Claim("converges", "Adam", "Adam of the mean gradient", "E||grad f||_F^2", "log(T) / sqrt(T)",
                         assumptions=("bounded stochastic gradients", "no decoupled decay", "b1 < b2, 1 - b2 ~ 1 / T"),
                         source="arXiv 2003.02395")  # fmt: skip
@@ -113,19 +138,33 @@ def _gradient_methods(shape: Shape) -> Iterator[Claim]:
         return
     if lossless:
         yield Claim("converges", "SGD", "gradient descent on the mean", "E||grad f||_F^2",
-                    "1 / sqrt(N T) for the noise, 1 / T without it", assumptions=(_VARIANCE,),
+                    f"1 / sqrt({shape.count} T) for the noise, 1 / T without it", assumptions=(_VARIANCE,),
                     source="arXiv 1309.5549 (SGD); arXiv 1808.10396 (with momentum)")  # fmt: skip
     elif any(isinstance(c.feedback, EF14) for c in (shape.up, shape.down)):
         yield from _ef14(shape)
     elif isinstance(shape.up.feedback, EF21) or shape.model_travels:
-        momentum = bool(shape.momenta)
-        source = "arXiv 2305.15155 (momentum)" if momentum else "arXiv 2106.05203, Theorem 1"
-        if shape.model_travels:
-            source = "arXiv 2209.15218 (EF21-P); arXiv 2110.03294 (both directions)"
-        rate = "1 / T without noise" + ("; 1 / sqrt(N T) asymptotically with it" if momentum else "")
-        floor = "" if momentum else "~ sigma^2 / delta: EF21 without momentum needs growing batches"
-        yield Claim("converges", "EF21", "error feedback on the gradient", "E||grad f||_F^2", rate, floor,
-                    assumptions=("contractive compressors", _VARIANCE, *_extra(shape)), source=source)  # fmt: skip
+        yield _ef21(shape)
+
+
+def _ef21(shape: Shape) -> Claim:
+    """EF21 up, EF21-P down, or EF21 both ways, around a step along the estimate."""
+    source = "arXiv 2305.15155 (momentum)" if shape.averages else "arXiv 2106.05203, Theorem 1"
+    if shape.momenta and not shape.averages:
+        source = "arXiv 2106.05203, Theorem 1 (nu = 0); arXiv 2305.15155 (nu = 1)"
+    if shape.model_travels:
+        source = "arXiv 2209.15218 (EF21-P); arXiv 2110.03294 (both directions)"
+    elif not shape.plain_down:
+        source = "arXiv 2110.03294 (EF21-BC)"
+    rate, floor = "1 / T without noise", ""
+    if not shape.averages:
+        lets = "whose momentum lets (1 - nu) of the noise through" if shape.momenta else "without momentum"
+        floor = f"~ sigma^2 / delta: EF21 {lets} needs growing batches"
+    elif shape.plain_down:
+        rate += f"; 1 / sqrt({shape.count} T) asymptotically with it"
+    else:
+        rate += "; with it none is known to us"
+    return Claim("converges", "EF21", "error feedback on the gradient", "E||grad f||_F^2", rate, floor,
+                 assumptions=("contractive compressors", _VARIANCE, *_extra(shape)), source=source)  # fmt: skip
 
 
 def _ef14(shape: Shape) -> Iterator[Claim]:
@@ -139,21 +178,26 @@ def _ef14(shape: Shape) -> Iterator[Claim]:
             return
     if shape.momenta:
         yield Claim("converges", "EF-SGD with momentum", "error feedback behind a momentum", "E||grad f||_F^2",
-                    "1 / sqrt(N T)", assumptions=("contractive compressors", "bounded gradients", _VARIANCE),
-                    source="arXiv 1905.10936")  # fmt: skip
+                    f"1 / sqrt({shape.count} T)", source="arXiv 1905.10936",
+                    assumptions=("contractive compressors", "bounded gradients", _VARIANCE))  # fmt: skip
         return
     both = isinstance(shape.up.feedback, EF14) and isinstance(shape.down.feedback, EF14)
     source = "arXiv 1905.05957 (DoubleSqueeze)" if both else "arXiv 1901.09847, Theorem II"
     yield Claim("converges", "Theorem F", f"error feedback {'on both ways' if both else 'on the gradient'}",
-                "E||grad f||_F^2", "1 / sqrt(N T) for the noise, T^(-2/3) without it",
+                "E||grad f||_F^2", f"1 / sqrt({shape.count} T) for the noise, T^(-2/3) without it",
                 assumptions=("contractive compressors", "bounded second moment: E||g||_F^2 <= G^2"),
                 source=f"{source}; with N workers in {PAGE}")  # fmt: skip
 
 
 def covering(shape: Shape) -> list[Claim]:
-    """Every guarantee that has this shape."""
+    """Every guarantee that has this shape; of a weighted mean f is one as well."""
     rules = (_oracle_of_the_mean, _oracles_of_the_workers, _gradient_methods)
-    return [] if shape.odd else [claim for rule in rules for claim in rule(shape)]
+    found = [] if shape.odd else [claim for rule in rules for claim in rule(shape)]
+    if not shape.weights:
+        return found
+    effective = 1 / sum(share**2 for share in shape.weights)
+    also = f"f = sum_j w_j f_j / sum_j w_j, as every mean_j; N_eff = (sum w)^2 / sum w^2 = {effective:.4g}"
+    return [replace(claim, assumptions=(*claim.assumptions, also)) for claim in found]
 
 
 def why_nothing(shape: Shape, *, ascends: bool) -> str:

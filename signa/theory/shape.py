@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from ..aggregators import MajorityVote, Median
+from ..aggregators import MajorityVote, Median, WeightedMean
 from ..channel import Channel
 from ..compressors import Sign
 from ..feedback import EF21
@@ -18,6 +18,7 @@ from ..stages import Adam, Clip, Decay, Momentum, Normalise, Step
 __all__ = ["Shape", "is_ball", "shape_of", "stages_of"]
 
 _SCALES = ("frobenius", "row", "column")  # of a +-1 matrix they change the size alone
+_IDEMPOTENT = ("sign", "spectral", "frobenius", "column", "row", "nuclear", "l1", "neuron")  # and clips
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,23 @@ class Shape:
     def linear(self) -> bool:
         """A mean, weighted or not."""
         return self.method.aggregate.linear
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The workers' shares of a weighted mean, in all 1; none where every worker counts alike."""
+        rule = self.method.aggregate
+        given = rule.weights if isinstance(rule, WeightedMean) else ()
+        return tuple(w / sum(given) for w in given) if len(set(given)) > 1 else ()
+
+    @property
+    def count(self) -> str:
+        """What divides the variance of a mean: N, or N_eff = (sum w)^2 / sum w^2."""
+        return "N_eff" if self.weights else "N"
+
+    @property
+    def averages(self) -> bool:
+        """Whether a momentum averages the noise and lets none of the step's own through: nu is 1 or beta."""
+        return bool(self.momenta) and all(m.nu in (1, "beta") for m in self.momenta)
 
     @property
     def plain_up(self) -> bool:
@@ -94,13 +112,14 @@ def _keeps_signs(word: str) -> bool:
 def _reduced(words: Sequence[str], *, signs: bool = False) -> tuple[str, ...]:
     """Without what changes nothing. ``signs``: what comes in is +-1.
 
-    Of +-1 entries a scale or a sign changes the size at most; what keeps signs is lost behind a sign; an oracle is
-    idempotent, and forgets a size that was clipped before it.
+    Of +-1 entries a scale or a sign changes the size at most; what keeps signs is lost behind a sign; our oracles and
+    clips are idempotent (Adam is not, nor need somebody's own ball be); an oracle forgets a size that was clipped.
     """
     found: list[str] = []
     for word in words:
         last = found[-1] if found else "sign" if signs else ""
-        if last == word or (last == "sign" and (word in _SCALES or _keeps_signs(word))):
+        again = last == word and (word in _IDEMPOTENT or word.startswith("clip"))
+        if again or (last == "sign" and (word in _SCALES or _keeps_signs(word))):
             continue
         while found and word == "sign" and _keeps_signs(found[-1]):
             found.pop()
@@ -113,15 +132,16 @@ def _reduced(words: Sequence[str], *, signs: bool = False) -> tuple[str, ...]:
 
 def shape_of(method: Method) -> Shape:
     """The sentence, cut."""
-    worker = [stage for stage in method.worker if not isinstance(stage, Decay)]
     server = [stage for stage in method.server if not isinstance(stage, Step)]
     replica = [stage for stage in method.replica if not isinstance(stage, Step)]
-    momenta, worker = _leading_momenta(worker)
+    momenta, worker = _leading_momenta(method.worker)
     if not (momenta or worker) and method.aggregate.linear and method.up.lossless:
         momenta, server = _leading_momenta(server)  # the momentum of a mean is the mean of the momenta
     odd: list[str] = []
     for stage in (*worker, *server, *replica):
-        if isinstance(stage, Momentum):
+        if isinstance(stage, Decay):
+            odd.append("a decay stands behind another part than a momentum: their sum is the gradient of no function")
+        elif isinstance(stage, Momentum):
             odd.append("a momentum stands behind another part, and no result here follows two memories")
         elif not isinstance(stage, LMO | Clip | Normalise | Adam):
             odd.append(f"no result here reads the stage '{stage.kind}'")
@@ -133,9 +153,10 @@ def shape_of(method: Method) -> Shape:
     return Shape(method, momenta, _reduced(before), _reduced(after, signs=votes), tuple(odd))
 
 
-def _leading_momenta(path: list[Stage]) -> tuple[tuple[Momentum, ...], list[Stage]]:
-    momenta = tuple(takewhile(lambda stage: isinstance(stage, Momentum), path))
-    return momenta, path[len(momenta) :]  # type: ignore[return-value]
+def _leading_momenta(path: Sequence[Stage]) -> tuple[tuple[Momentum, ...], list[Stage]]:
+    """Those in front, and what is behind them; a decay among them makes f another f and is no part of the shape."""
+    front = list(takewhile(lambda stage: isinstance(stage, Momentum | Decay), path))
+    return tuple(stage for stage in front if isinstance(stage, Momentum)), list(path[len(front) :])
 
 
 def stages_of(method: Method) -> Iterator[Stage]:

@@ -148,6 +148,63 @@ def test_a_tie_is_no_witness() -> None:
     assert all(verified(exactly("signmuon"), theorem1(sigma)) for sigma in (50.0, 1000.0))
 
 
+def test_a_negative_margin_that_fails_the_proof_is_said() -> None:
+    """One step of EF21 is MuonUSign's, so every low margin is negative; five are not, so none is proven."""
+    words = ["| ef21(scaled_sign) | mean | spectral | | step", "--exact", "--steps", "1", "--tries", "1"]
+    said = run(*words, "--json")
+    data = json.loads(said, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert not data["ascends"] and data["margin"] < 0 and any(map(any, data["matrix"]))
+    assert "(negative, not proven), at" in run(*words)
+    assert "not proven" not in run("muon", "--exact", "--tries", "1")
+
+
+def test_a_proven_witness_beats_a_lower_one_that_is_not() -> None:
+    method, asked = exactly("muonusign"), []
+
+    def second(G: Tensor) -> bool:
+        asked.append(float(margins(method, G[None]).cosine))
+        return len(asked) == 2
+
+    found = search(method, (4, 5), accept=second, tries=1)
+    assert found.accepted and found.matrix.any() and asked[0] <= asked[1] < 0
+    assert found.cosine == pytest.approx(asked[1], rel=1e-2)
+
+
+def test_f_has_to_rise_over_the_last_half_as_well() -> None:
+    from typing import Any, Literal
+
+    class Stumble(signa.Stage):
+        """Ten steps' length uphill at first, then downhill."""
+
+        kind: Literal["stumble"] = "stumble"
+        again: bool = False
+
+        def init(self, x0: Tensor) -> Any:
+            return {"t": torch.zeros_like(x0)}
+
+        def __call__(self, x: Tensor, state: Any, ctx: Any) -> Tensor:
+            state["t"] += 1
+            uphill = (state["t"] == 1) | (self.again & (state["t"] > 2))
+            return torch.where(uphill, -10.0, 1.0) * x
+
+        def signal(self, s: Any) -> Any:
+            return s
+
+    signa.stages.register(Stumble)
+    try:
+        G = matrix([[1.0, 2.0], [3.0, -4.0]])
+        once, often = (signa.Method(server=[{"kind": "stumble", "again": a}]) for a in (False, True))
+        found = margins(once, G[None], 5)
+        assert float(found.cosine) == pytest.approx(-6 / 14) and float(found.late) == pytest.approx(1)
+        assert proven(once, G) == pytest.approx(1, abs=1e-6) and proven(often, G) < 0
+        data = certify(often, (2, 2), steps=5, tries=1)
+        assert data.ascends and data.remembers and data.over == 5
+        assert "ascends on f(W) = <G, W> over 5 steps from a fresh state with" in command._text(data)
+        assert not certify(once, (2, 2), steps=5, tries=1).ascends
+    finally:
+        signa.stages.unregister("stumble")
+
+
 def test_simplify_keeps_half_the_margin() -> None:
     method, G = exactly("muonsign"), 0.37 * theorem2(500.0)
     simple = simplify(method, G)

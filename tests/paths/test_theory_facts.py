@@ -15,12 +15,21 @@ from torch import nn
 
 import signa
 from signa.lmo.newton_schulz import exact_polar
-from signa.theory import WITNESSES, claims_text, theory
+from signa.theory import WITNESSES, Claim, claims_text, theory
 
 GOLDEN = Path(__file__).with_name("theory_facts.txt")
 EXACT = {"kind": "spectral", "schedule": "exact"}
 VOTE = {"up": "sign", "aggregate": "majority_vote"}
 EF21 = "ef21(scaled_sign)"
+POSITIVE = {"sign": {"zeros": "positive"}}
+
+
+def weighted(*weights: float) -> dict[str, Any]:
+    return {"weighted_mean": {"weights": list(weights)}}
+
+
+def passing(nu: Any) -> list[Any]:
+    return [{"momentum": {"nu": nu}}]
 
 
 def said(**parts: Any) -> list[str]:
@@ -43,6 +52,8 @@ COMPOSED = [
     ({"worker": "momentum", "aggregate": "median", "server": "row"}, ["Theorem A"]),
     ({"worker": "momentum", "server": "clip spectral"}, ["Theorem A"]),  # an oracle forgets the size
     ({"worker": "momentum", "server": "spectral spectral"}, ["Theorem A"]),
+    ({"worker": "momentum", "server": "clip clip spectral"}, ["Theorem A"]),
+    ({"worker": "momentum decay", "server": "row"}, ["Theorem A"]),
     ({"worker": "momentum row"}, ["Theorem B"]),
     ({"worker": "momentum normalise"}, ["Theorem B"]),
     ({"worker": "linf", **VOTE}, ["Theorem B", "Theorem C"]),
@@ -51,6 +62,13 @@ COMPOSED = [
     ({"worker": "momentum", **VOTE, "server": "row", "down": "sign"}, ["Theorem B"]),  # of signs a scale
     ({"worker": "momentum", "up": "sign", "server": "linf"}, ["Theorem B"]),  # the sign of a mean of signs is a vote
     ({"worker": "momentum", "up": "sign"}, ["Theorem B"]),
+    # Theorem C counts one vote each, and no tie that goes one way
+    ({"up": "sign", "down": "sign"}, ["Theorem B", "Theorem C"]),
+    ({"up": "sign", "aggregate": weighted(2, 2, 2), "down": "sign"}, ["Theorem B", "Theorem C"]),
+    ({"up": "sign", "aggregate": weighted(10, 1, 1), "down": "sign"}, ["Theorem B"]),
+    ({"up": "sign", "down": POSITIVE}, ["Theorem B"]),
+    ({**VOTE, "down": POSITIVE}, ["Theorem B", "Theorem C"]),  # coins have settled the ties
+    ({"up": "sign", "aggregate": {"majority_vote": {"ties": "zero"}}, "down": POSITIVE}, ["Theorem B"]),
     ({"worker": "momentum", "up": EF21, "server": "spectral"}, ["Theorem D"]),
     ({"up": "ef21(top_k)", "server": "linf"}, ["Theorem D"]),
     ({"worker": "momentum", "server": "spectral step", "down": EF21}, ["Theorem E"]),
@@ -67,6 +85,7 @@ COMPOSED = [
     ({"worker": "momentum", "replica": ["spectral", "linf", "step"]}, ["Theorem 1", "nothing known"]),
     ({"worker": "momentum linf spectral"}, ["Theorems 2 and 3", "nothing known"]),
     ({"worker": "spectral", **VOTE, "server": "spectral"}, ["Counterexample G", "nothing known"]),
+    ({"worker": "spectral", "up": "sign", "aggregate": weighted(3, 1, 2)}, ["Theorem 1", "nothing known"]),
     ({"worker": "spectral", "up": EF21}, ["Theorem 4", "nothing known"]),
     ({"worker": [{"momentum": {"nu": 0.5}}, "spectral"], "up": EF21}, ["nothing known"]),
     (
@@ -82,6 +101,9 @@ COMPOSED = [
     ({"worker": "momentum", **VOTE, "server": "momentum"}, ["nothing known"]),
     ({"worker": "momentum adam"}, ["nothing known"]),
     ({**VOTE, "server": "step", "down": EF21}, ["nothing known"]),
+    ({"worker": "clip decay spectral"}, ["nothing known"]),  # (clip g) + lambda X is the gradient of nothing
+    ({"worker": "clip decay", **VOTE}, ["nothing known"]),
+    ({"replica": "adam adam step"}, ["nothing known"]),
 ]
 
 
@@ -103,6 +125,7 @@ def test_composed_sentences(parts: dict[str, Any], results: list[str]) -> None:
         ({"worker": "clip", "server": "spectral"}, "biased"),
         ({**VOTE, "server": "momentum"}, "two memories"),
         ({"worker": "spectral row", "server": "row"}, "two non-linear maps"),
+        ({"worker": "clip decay spectral"}, "a decay stands behind"),
     ],
 )
 def test_the_reason_is_said(parts: dict[str, Any], reason: str) -> None:
@@ -140,6 +163,7 @@ def test_a_part_from_outside_is_an_lmo_or_unknown() -> None:
         (claim,) = theory(signa.Method(worker="momentum", server="half"))
         assert claim.result == "Theorem A" and claim.measure == "dual norm of 'half' at grad f"
         assert said(worker="half", up="sign") == ["Theorem 1", "nothing known"]  # tried out, not looked up
+        assert said(server="half half") == ["nothing known"]  # nobody said that it is idempotent
         assert "reads the stage 'odd'" in theory(signa.Method(worker="odd"))[0].because
     finally:
         signa.lmos.unregister("half")
@@ -156,6 +180,71 @@ def test_floors_and_conditions_are_said() -> None:
     assert not any("Newton-Schulz" in need for need in exact.assumptions)
     assert any("coupled" in need for need in theory(signa.Method(worker="decay momentum", server="row"))[0].assumptions)
     assert "median" not in exact.source and "floor" not in exact.data() and exact.data()["verdict"] == "converges"
+
+
+def only(**parts: Any) -> Claim:
+    (claim,) = theory(signa.Method(**parts))
+    return claim
+
+
+def test_the_noise_that_ef21_does_not_average_is_a_floor() -> None:
+    """Lemma 4(a) has the factor a for nu = 1 and beta alone: else each worker's own noise stays, whatever N is."""
+    own = "2 kappa sigma (1 / sqrt(N) + 2 r / (1 - r))"
+    around = {"up": EF21, "server": "row"}
+    assert only(**around).floor.startswith(own)
+    assert only(**around, worker=passing(0.5)).floor.startswith(f"|1 - nu| {own}")
+    assert not only(**around, worker=passing("beta")).floor and not only(**around, worker="momentum").floor
+    assert only(server="row step", down=EF21).floor.startswith("2 kappa sigma / sqrt(N)")  # nothing compressed up
+    for nu in (0.0, 0.5):
+        claim = only(up=EF21, worker=passing(nu))
+        assert "sigma^2 / delta" in claim.floor and "N T" not in claim.rate
+    for nu in (1.0, "beta"):
+        claim = only(up=EF21, worker=passing(nu))
+        assert not claim.floor and "1 / sqrt(N T)" in claim.rate
+    both = only(up=EF21, worker="momentum", down=EF21)
+    assert "EF21-BC" in both.source and "N T" not in both.rate and "EF21-BC" not in only(up=EF21).source
+
+
+def test_weights_count_for_fewer_workers() -> None:
+    """The variance of a weighted mean is sigma^2 sum w^2 / (sum w)^2, and it is the gradient of another f."""
+    uneven = weighted(10, 1, 1)  # 144 / 102
+    for parts in ({"server": "row"}, {"up": EF21, "server": "row"}):
+        assert "sqrt(N_eff)" in only(**parts, aggregate=uneven).floor and "N_eff" not in only(**parts).floor
+    for parts in ({}, {"up": "ef14(top_k)"}, {"worker": "momentum", "up": "ef14(top_k)"},
+                  {"worker": "momentum", "up": EF21}):  # fmt: skip
+        claim = only(**parts, aggregate=uneven)
+        assert "1 / sqrt(N_eff T)" in claim.rate and "= 1.412" in claim.assumptions[-1]
+        assert "1 / sqrt(N T)" in only(**parts, aggregate=weighted(3, 3)).rate
+    vote = only(up="sign", aggregate=uneven, down="sign")
+    assert vote.because.startswith("a weighted vote") and vote.floor.startswith("4 sqrt(m n)")
+    assert "f = sum_j w_j f_j" in vote.assumptions[-1]
+
+
+def test_other_balls_and_rescaled_rows_are_said() -> None:
+    nuclear = only(worker="momentum", up=EF21, server="nuclear")
+    assert nuclear.measure == "largest singular value of grad f" and any("||X||_F" in n for n in nuclear.assumptions)
+    assert not any("||X||_F" in need for need in only(worker="momentum", up=EF21, server="row").assumptions)
+    turbo = only(worker="momentum", server=[{"kind": "spectral", "schedule": "turbo4"}])
+    assert any("rows rescaled" in need for need in turbo.assumptions)
+    assert not any("Newton-Schulz" in need for need in turbo.assumptions)
+    assert not any("rows rescaled" in need for need in theory(signa.method("muon"))[0].assumptions)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8, 32])
+def test_rescaled_rows_keep_a_share_of_the_dual_norm(rows: int) -> None:
+    """Lemma 1's share of an iteration that is normalised by rows: at least 1 / sqrt(rows), 1 for orthogonal rows."""
+    generator = torch.Generator().manual_seed(rows)
+    G = torch.randn(200, rows, rows + 2, generator=generator, dtype=torch.float64)
+    common = torch.randn(200, 1, rows + 2, generator=generator, dtype=torch.float64)
+    sizes = 10 ** (4 * torch.rand(200, rows, 1, generator=generator, dtype=torch.float64))
+    alike = sizes * (0.1 * G + common)
+    turbo = signa.lmos.get("spectral").model_validate({"schedule": "turbo4", "dtype": "parameter"})
+    for X, least, most in ((alike, rows**-0.5, 0.999), (exact_polar(G), 0.99, 1.01)):
+        rescaled = X * (X @ X.mT).abs().sum(-1, keepdim=True).rsqrt()
+        assert float(torch.linalg.matrix_norm(rescaled, ord=2).max()) <= 1 + 1e-9
+        for d in (exact_polar(rescaled), turbo.direction(X)):
+            share = (X * d).sum((-2, -1)) / torch.linalg.matrix_norm(X, ord="nuc")
+            assert least <= float(share.min()) <= most
 
 
 def test_show_prints_it_when_asked() -> None:

@@ -55,7 +55,9 @@ def horizon_lr(gap: float, L: float, steps: int) -> float:
 def tracking(s: Setting) -> float:
     """The bound of Theorem A with the tracking errors of Lemmas 2 to 4 (docs/theory.md), for any LMO.
 
-    Deterministic, without memory, it is ``Delta / (eta T) + L eta / 2``:
+    EF21's part is Lemma 4(a) for the momentum's own nu: what of a worker's noise goes out undamped, |1 - nu| (or all
+    of it, if beta is 0), is a floor that more workers do not lower. Deterministic, without memory, the bound is
+    ``Delta / (eta T) + L eta / 2``:
 
     >>> tracking(Setting(gap=2, L=1, kappa=1, first=1, first_frobenius=1, lr=0.2, steps=100))
     0.2
@@ -72,7 +74,8 @@ def tracking(s: Setting) -> float:
     if s.up < 1:
         shrink = sqrt(1 - s.up)
         own = b * s.first_frobenius / (a * s.steps) + b * s.L * drift / a + s.sigma * sqrt(a / (1 + b))
-        moves = a * (s.L * drift + own + s.sigma + s.first_frobenius / s.steps)
+        ahead = s.L * drift + s.first_frobenius / s.steps
+        moves = abs(s.nu) * a * (ahead + own + s.sigma) + abs(1 - s.nu) * (ahead + 2 * s.sigma)
         error += s.kappa * shrink / (1 - shrink) * moves
     return s.gap / (s.lr * s.steps) + s.L * s.lr / 2 + s.factor * (error + s.L * lag)
 

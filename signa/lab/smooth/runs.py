@@ -56,7 +56,8 @@ def run(
 ) -> list[Outcome]:
     """Every row's outcome. All workers see the same f, each with noise of its own.
 
-    No multiplier scales the step: ``X <- X - lr d``. A row does not depend on the others but by rounding.
+    No multiplier scales the step: ``X <- X - lr d``. A row does not depend on the others but by rounding. Coins are
+    functions of the seed, like the start and the noise: two seeds of an even vote break their ties apart.
 
     Args:
         norm: whose dual measures stationarity, unless ``measure`` does: gradients (B, m, n) -> (B,).
@@ -72,7 +73,8 @@ def run(
     of_seed = torch.tensor([seeds.index(row.seed) for row in rows])
     x0 = torch.stack([problem.start(seed) for seed in seeds])[of_seed]
     source = noise.source(seeds=seeds, workers=workers, m=problem.m, n=problem.n)
-    batch, measured = Batched(method, x0, workers=workers), measure or oracle(norm).dual
+    batch = Batched(method, x0, workers=workers, name=[f"seed {row.seed}" for row in rows])
+    measured = measure or oracle(norm).dual
     lr = torch.tensor([row.lr for row in rows], dtype=torch.float64)
     ends = torch.tensor([row.steps for row in rows])
     there = torch.arange(len(rows))  # the row's number of every matrix in the batch

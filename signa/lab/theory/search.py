@@ -38,7 +38,7 @@ _FRESH = 96  # candidates of a round that are new; each elite has two mutants be
 class Found:
     """The best gradient that was seen: its margin (see :func:`margins`), and how many matrices were tried.
 
-    ``accepted``: it is a witness that was put to the proof; else no matrix was.
+    ``accepted``: it is a witness that was put to the proof. Else none was, and a negative margin is one that failed.
     """
 
     matrix: Tensor  # (m, n)
@@ -81,7 +81,7 @@ def search(
     tries: int = 0,
     seed: int = 0,
 ) -> Found:
-    """The gradient of the least margin that ``accept`` takes; without any, the one with the least margin.
+    """The gradient of the least margin that ``accept`` takes; without any, the one of the least margin, proven or not.
 
     Where the first is accepted after t tries, the search goes on to 4 t for a better one. Every draw is a function of
     the seed, so what is found depends on the time only in how far the search gets.
@@ -107,7 +107,8 @@ def search(
         candidates = torch.cat([bases.unsqueeze(1), spiked], 1)  # (B, 1 + spikes, m, n)
         cosines = torch.cat([plain.cosine, judge(spiked.flatten(0, 1)).cosine])
         cosines = torch.cat([cosines[: len(bases), None], cosines[len(bases) :].view(len(bases), -1)], 1)
-        cosines = torch.where(cosines == 0, 1.0, cosines)  # nothing moves: no witness, and no bound either
+        idle = (cosines == 0) | cosines.isnan()  # nothing moves, or nothing is left: no witness, and no bound either
+        cosines = torch.where(idle, 1.0, cosines)
         low = cosines < 0
         if bool(low.any()):
             cosines[low] = _shaken(judge, draw, candidates[low], cosines[low])
@@ -116,10 +117,11 @@ def search(
         flat, matrices = cosines.flatten(), candidates.flatten(0, 1)
         for index in flat.argsort()[:_ASKED].tolist():
             cosine = float(flat[index])
-            accepted = cosine < min(0.0, best.cosine) and accept(matrices[index])
+            to_beat = best.cosine if best.accepted else 0.0
+            accepted = cosine < to_beat and accept(matrices[index])
             if accepted and not best.accepted:
                 enough = min(enough or 4 * best.tried, 4 * best.tried)
-            if accepted or (not best.accepted and 0 < cosine < best.cosine):
+            if accepted or (not best.accepted and cosine < best.cosine):
                 best.matrix, best.cosine, best.accepted = matrices[index], cosine, accepted
         best.seconds = time.monotonic() - begun
         if best.seconds >= seconds or (enough and best.tried >= enough):

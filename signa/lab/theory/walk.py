@@ -94,6 +94,7 @@ class Margins(NamedTuple):
     """What a constant gradient G does to f = <G, W>: the angle, the descent and the direction of each of B matrices."""
 
     cosine: Tensor  # (B,)
+    late: Tensor  # (B,): the cosine over the last half of the steps, the middle one included
     descent: Tensor  # (B,)
     direction: Tensor  # (B, m, n)
 
@@ -101,10 +102,11 @@ class Margins(NamedTuple):
 def margins(method: Method, G: Tensor, steps: int = 1, *, seed: int = 0) -> Margins:
     """``sum_t <G, d_t> / (||G||_F sum_t ||d_t||_F)`` for each of B constant gradients, from a fresh state.
 
-    Negative: the method ascends on f(W) = <G, W>. One step is the cosine of the angle between G and d. ``descent``
-    and ``direction`` are the averages of <G, d_t> and d_t. A gradient of zeros, or one that moves nothing, has 0.
+    Negative: over these steps the method ascends on f(W) = <G, W>. One step is the cosine of the angle between G and
+    d. ``late`` is the same sum over the last half, which a memory that has yet to settle makes another. ``descent`` and
+    ``direction`` are the averages of <G, d_t> and d_t. A gradient of zeros, or one that moves nothing, has 0.
 
-    Shapes: (B, m, n) -> (B,), (B,), (B, m, n).
+    Shapes: (B, m, n) -> (B,), (B,), (B,), (B, m, n).
 
     >>> from signa import presets
     >>> margins(presets.get("signsgd").method, torch.tensor([[[3.0, 4.0]]])).cosine
@@ -112,11 +114,16 @@ def margins(method: Method, G: Tensor, steps: int = 1, *, seed: int = 0) -> Marg
     """
     G = G.to(torch.float64)
     path = walk(method, lambda _: G.clone(), tuple(G.shape), steps, seed=seed)
-    lengths = sum(torch.linalg.matrix_norm(before - after) for before, after in itertools.pairwise(path))
     direction = (path[0] - path[-1]) / steps
     descent = (G * direction).sum((-2, -1))
-    size = torch.linalg.matrix_norm(G) * lengths
-    return Margins(torch.where(size > 0, steps * descent / torch.where(size > 0, size, 1), 0), descent, direction)
+    return Margins(_cosine(G, path), _cosine(G, path[steps // 2 :]), descent, direction)
+
+
+def _cosine(G: Tensor, path: list[Tensor]) -> Tensor:
+    """Of a stretch of a path: <G, what was gone> over ||G||_F times its length."""
+    lengths = torch.stack([torch.linalg.matrix_norm(before - after) for before, after in itertools.pairwise(path)])
+    size = torch.linalg.matrix_norm(G) * lengths.sum(0)
+    return torch.where(size > 0, (G * (path[0] - path[-1])).sum((-2, -1)) / torch.where(size > 0, size, 1), 0)
 
 
 def remembers(method: Method) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...sentence import Method
 from ..tasks.base import seed_of
 from .search import search
-from .walk import margins, walk
+from .walk import margins, remembers, walk
 
 __all__ = ["Certificate", "certify", "proven", "simplify", "verified"]
 
@@ -28,8 +28,12 @@ _GLANCE, _LIKELY = 4, 3  # copies of a simpler matrix before it is put to the pr
 class Certificate:
     """What a search came to. ``ascends``: f(W) = <G, W> grows; else ``margin`` is the least that was seen.
 
+    A negative margin that does not ascend is one that failed the proof.
+
     Args:
         matrix: G, the witness or the matrix of the least margin.
+        over: how many steps from a fresh state f grows in, in the last half as in all; of a method that ``remembers``
+            (by more than momentum) nothing is said beyond them, of another it goes on like that.
         margin: ``sum_t <G, d_t> / (||G||_F sum_t ||d_t||_F)``, the worst over the perturbed copies of a witness.
         descent: the average of <G, d_t>: what f loses in a step of length 1.
         values: f(X_0), f(X_1), ... with lr 1 and X_0 = 0.
@@ -44,6 +48,8 @@ class Certificate:
     descent: float
     values: tuple[float, ...]
     steps: int
+    over: int
+    remembers: bool
     tried: int
     seconds: float
 
@@ -72,7 +78,7 @@ def certify(
     found = search(method, shape, accept=accept, steps=steps, seconds=seconds, tries=tries, seed=seed)
     G = simplify(method, found.matrix, steps=steps, seed=seed) if found.accepted else found.matrix
     margin = proven(method, G, steps=steps, seed=seed) if found.accepted else found.cosine
-    path = walk(method, lambda _: G.clone(), tuple(G.shape), max(_SHOWN - 1, steps), seed=seed)
+    path = walk(method, lambda _: G.clone(), tuple(G.shape), _over(steps), seed=seed)
     return Certificate(
         method=str(method),
         matrix=tuple(tuple(map(_whole, row)) for row in G.tolist()),
@@ -81,6 +87,8 @@ def certify(
         descent=float((G * (path[0] - path[steps])).sum()) / steps,
         values=tuple(float((G * X).sum()) for X in path[:_SHOWN]),
         steps=steps,
+        over=_over(steps),
+        remembers=remembers(method),
         tried=found.tried,
         seconds=found.seconds,
     )
@@ -89,19 +97,27 @@ def certify(
 def proven(method: Method, G: Tensor, *, steps: int = 1, seed: int = 0) -> float:
     """The largest margin of G (m, n) and of its perturbed copies, each under its own coins, over five steps or more.
 
-    Negative, it is no accident of rounding, of a tie or of an entry that happens to be zero.
+    Negative, it is no accident of rounding, of a tie, of an entry that happens to be zero or of the first steps alone:
+    the margin over the last half of the steps counts as well.
     """
-    return float(_worst(method, G[None], _COPIES, max(steps, _SHOWN - 1), seed))
+    return float(_worst(method, G[None], _COPIES, _over(steps), seed))
+
+
+def _over(steps: int) -> int:
+    """How many steps a proof takes."""
+    return max(steps, _SHOWN - 1)
 
 
 def _worst(method: Method, G: Tensor, copies: int, steps: int, seed: int) -> Tensor:
-    """The largest margin of each G (B, m, n) and of its copies, half of them shaken, (B,)."""
+    """The largest margin of each G (B, m, n) and of its copies, half of them shaken, over all steps and the last half,
+    (B,)."""
     draw = torch.Generator().manual_seed(seed_of(seed, "witness"))
     every = G.to(torch.float64).repeat(2 * copies, 1, 1)  # equal copies differ in their coins
     noise = torch.randn(every.shape, generator=draw, dtype=torch.float64)
     noise[: copies * len(G)] = 0
     shaken = every + _SHAKE * every.abs().amax((-2, -1), keepdim=True) * noise
-    return margins(method, shaken, steps, seed=seed).cosine.view(2 * copies, -1).amax(0)
+    found = margins(method, shaken, steps, seed=seed)
+    return torch.maximum(found.cosine, found.late).view(2 * copies, -1).amax(0)
 
 
 def verified(method: Method, G: Tensor, *, steps: int = 1, seed: int = 0) -> bool:
