@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 import run
 import signa
-from signa import cli, lmo
+from signa import cli, lmo, plugin
 from signa.lab.ablation import load_ablation, read_archive
 from signa.lab.ablation.tables import compared, rows
 from signa.lab.tasks import tasks
@@ -51,8 +51,9 @@ def label(page: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder and a generator of one's own; what a page registers is taken out again."""
+    """A folder and a generator of one's own; what a page registers is taken out again, and its plug-ins forgotten."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signa.plugin._loaded", dict(plugin._loaded))
     before = [registry.names() for registry in COMPONENTS]
     torch.manual_seed(0)
     yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from signa.lab.tasks.tokens import LanguageTask, Positions
 from signa.plugin import load_plugins
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples" / "nanogpt").glob("*.yaml"))
+EXAMPLES = [p for p in sorted((ROOT / "examples" / "nanogpt").glob("*.yaml")) if p.stem != "compare"]
 CPU = torch.device("cpu")
 SMALL = {"layers": 1, "heads": 2, "width": 16, "context": 8}
 TEXT = "To be, or not to be: that is the question.\n" * 20
@@ -296,9 +297,20 @@ def test_qkv_is_a_setting_of_both_tasks(bins: Path) -> None:
 # The examples --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def nesterov(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The plug-in of the GPU specs; its presets are taken out again, and it is forgotten."""
+    monkeypatch.setattr("signa.plugin._loaded", {})
+    before = signa.presets.names()
+    load_plugins([ROOT / "examples" / "nanogpt" / "nesterov.py"])
+    yield
+    for name in set(signa.presets.names()) - set(before):
+        signa.presets.unregister(name)
+
+
+@pytest.mark.usefixtures("nesterov")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_names_a_rate_for_each_method_and_each_stands_in_its_place(path: Path) -> None:
-    load_plugins([ROOT / "examples" / "nanogpt" / "nesterov.py"])
     spec = load_experiment(path)
     rates = read_settings(spec.train).compare
     assert {name.removeprefix("nesterov_") for name in rates} == {
