@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, get_args, overload
+from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
-from .engine import Engine, Scalars, Shared
+from .engine import Bits, Engine, Scalars, Shared
 from .errors import Advice, GradientError, NonFinite, SignaError, UnsupportedParameter
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
 from .routing import Route, Routing
@@ -22,15 +22,6 @@ from .stack import Probe, Stack
 from .transport import Clock, Transport, Verdict, default_transport
 
 Model = nn.Module | Iterable[tuple[str, Tensor]]
-
-
-class Bits(NamedTuple):
-    """Logical bits per parameter and worker, sent and received, over the whole model; round_trip is how many times
-    fewer both together are than float32 both ways."""
-
-    up: float
-    down: float
-    round_trip: float
 
 
 class SignA(torch.optim.Optimizer):
@@ -311,12 +302,7 @@ class SignA(torch.optim.Optimizer):
 
     def bits(self) -> Bits:
         """Logical bits per parameter and worker, model-wide, scales included (arithmetic on the spec, not a count)."""
-        up = down = total = 0.0
-        for _, stack in self._engine.stacks:
-            bits = stack.method.bits(stack.m, stack.n) if stack.entries else (0.0, 0.0)
-            up, down = up + bits[0] * stack.entries, down + bits[1] * stack.entries
-            total += stack.entries
-        return Bits(up / total, down / total, 64 * total / (up + down)) if total else Bits(0.0, 0.0, 1.0)
+        return self._engine.bits()
 
     # Groups and state --------------------------------------------------------------------------------------------
 
