@@ -369,6 +369,9 @@ def test_the_committed_figures_are_the_published_ones() -> None:
         assert own["iterations"] == pytest.approx(expected["grid"][name]["iterations"], rel=0.05), name
         if "float32" in own:
             assert own["float32"]["iterations"] == pytest.approx(own["iterations"], rel=0.03), name
+    for name, own in json.loads((EXAMPLE / "results" / "horizon.json").read_text(encoding="utf-8"))["methods"].items():
+        for key, value in expected["horizon"][name].items():
+            assert own[key] == pytest.approx(value, abs=0.1), (name, key)
 
 
 @pytest.mark.parametrize("mode", ["grid", "horizon"])
