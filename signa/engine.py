@@ -61,15 +61,6 @@ class Parcel(NamedTuple):
                 exact.note(stack)
 
 
-class Bits(NamedTuple):
-    """Logical bits per parameter and worker, sent and received, over the whole model; round_trip is how many times
-    fewer both together are than float32 both ways."""
-
-    up: float
-    down: float
-    round_trip: float
-
-
 class Engine:
     """Same-shape matrices of a group make a stack; stacks make buckets, as the transport plans them."""
 
@@ -120,15 +111,6 @@ class Engine:
         """What travels together."""
         return [parcel.bucket for parcel in self._buckets]
 
-    def bits(self) -> Bits:
-        """Logical bits, worked out from the methods."""
-        up = down = total = 0.0
-        for _, stack in self.stacks:
-            bits = stack.method.bits(stack.m, stack.n) if stack.entries else (0.0, 0.0)
-            up, down = up + bits[0] * stack.entries, down + bits[1] * stack.entries
-            total += stack.entries
-        return Bits(up / total, down / total, 64 * total / (up + down)) if total else Bits(0.0, 0.0, 1.0)
-
     @contextmanager
     def probe(self, look: Probe) -> Iterator[None]:
         """Inside, ``look`` sees every hop of every stack that is there now, in place of a probe that saw it before."""
@@ -157,4 +139,4 @@ class Engine:
             parcel.deliver(own, scalars, clock, self.exact)
 
 
-__all__ = ["Bits", "Engine", "Parcel", "Scalars", "Shared"]
+__all__ = ["Engine", "Parcel", "Scalars", "Shared"]

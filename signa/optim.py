@@ -10,10 +10,10 @@ from typing import Any, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from .engine import Bits, Engine, Scalars, Shared
+from .engine import Engine, Scalars, Shared
 from .errors import Advice, GradientError, NonFinite, SignaError, UnsupportedParameter
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
-from .routing import Route, Routing
+from .routing import Bits, Route, Routing
 from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
 from .sentence import Hop
@@ -302,7 +302,7 @@ class SignA(torch.optim.Optimizer):
 
     def bits(self) -> Bits:
         """Logical bits per parameter and worker, model-wide, scales included (arithmetic on the spec, not a count)."""
-        return self._engine.bits()
+        return self.routing.bits()
 
     # Groups and state --------------------------------------------------------------------------------------------
 

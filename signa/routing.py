@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from glob import escape
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import EinopsError, rearrange
@@ -209,6 +209,15 @@ class Route:
     layout: Layout
 
 
+class Bits(NamedTuple):
+    """Logical bits per parameter and worker, sent and received, over the whole model; round_trip is how many times
+    fewer both together are than float32 both ways."""
+
+    up: float
+    down: float
+    round_trip: float
+
+
 class Routing(tuple[Route, ...]):
     """The table of what goes where; prints as one."""
 
@@ -259,6 +268,16 @@ class Routing(tuple[Route, ...]):
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
         )
+
+    def bits(self) -> Bits:
+        """Logical bits over all parameters, worked out from the methods."""
+        up = down = total = 0.0
+        for route in self:
+            layout, method = route.layout, self.spec.groups[route.group].method
+            if entries := layout.count * layout.m * layout.n:
+                bits = method.bits(layout.m, layout.n)
+                up, down, total = up + bits.up * entries, down + bits.down * entries, total + entries
+        return Bits(up / total, down / total, 64 * total / (up + down)) if total else Bits(0.0, 0.0, 1.0)
 
     def grown(self, param_group: Mapping[str, Any]) -> tuple[Routing, ParamGroup, list[Route]]:
         """The routing with one more group, as ``add_param_group`` of torch is given it, that group, and its routes.

@@ -174,19 +174,12 @@ def _routed(spec: Spec, model: nn.Module) -> dict[str, Any]:
     from ..routing import Routing
 
     routing = Routing.of(spec, model)
-    up = down = total = 0.0
-    for route in routing:
-        layout = route.layout
-        entries = layout.count * layout.m * layout.n
-        if entries:
-            bits = spec.groups[route.group].method.bits(layout.m, layout.n)
-            up, down, total = up + bits.up * entries, down + bits.down * entries, total + entries
+    up, down, _ = routing.bits()
     routes = [
         {"parameter": r.named.name, "shape": r.layout.shape, "group": r.group, "matrices": r.layout.count}
         for r in routing
     ]
-    bits_each = {"up": up / max(total, 1), "down": down / max(total, 1)}
-    return {"table": str(routing), "routes": routes, "frozen": routing.frozen, "bits": bits_each}
+    return {"table": str(routing), "routes": routes, "frozen": routing.frozen, "bits": {"up": up, "down": down}}
 
 
 def _build(target: str) -> nn.Module:

@@ -11,9 +11,9 @@ import torch
 
 from ..building import build
 from ..lab.client import Client
-from ..lab.job import model_digest, seeded, weighted
+from ..lab.job import model_digest, weighted
 from ..lab.runner import resolve
-from ..lab.tasks import seed_of
+from ..lab.tasks import seed_of, seeded
 from ..spec import Spec
 from ..transport.post import Box
 

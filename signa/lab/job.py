@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from .refusal import Diverged
 from .report import Reporter, Result
 from .settings import Settings
 from .sinks import Sinks
-from .tasks import seed_of
+from .tasks import seed_of, seeded
 from .world import World
 
 __all__ = ["Job", "model_digest"]
@@ -210,11 +209,3 @@ def model_digest(model: nn.Module) -> str:
     """16 hex digits that stand for the names and bits of everything in the model's state_dict."""
     lines = [f"{name} {int(digest(value))}" for name, value in sorted(model.state_dict().items())]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators for the block, and leave them as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

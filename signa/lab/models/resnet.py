@@ -87,39 +87,42 @@ class ResNet(nn.Module):
         return logits
 
 
+class _Residual(Network):
+    """What both are built from."""
+
+    block: ClassVar[type[BasicBlock] | type[Bottleneck]]
+    depths: ClassVar[tuple[int, ...]]
+    width: Count = 64
+    dropout: Fraction = 0.0
+
+    def build(self, images: Tensor, classes: int) -> nn.Module:
+        """Initialised as PyTorch does."""
+        channels = images.shape[1]
+        return ResNet(
+            self.block, self.depths, channels=channels, width=self.width, dropout=self.dropout, classes=classes
+        )
+
+
 @networks.register
-class ResNet18(Network):
+class ResNet18(_Residual):
     """ResNet-18: two `BasicBlock`s a stage, widths 64 to 512, dropout before the head.
 
     11,159,232 entries in 20 convolutions, 14,730 in BatchNorm and the head.
     """
 
     kind: Literal["resnet18"] = "resnet18"
-    width: Count = 64
+    block = BasicBlock
+    depths = (2, 2, 2, 2)
     dropout: Fraction = 0.1
-
-    def build(self, images: Tensor, classes: int) -> nn.Module:
-        """Initialised as PyTorch does."""
-        return ResNet(
-            BasicBlock, (2, 2, 2, 2),
-            channels=images.shape[1], width=self.width, dropout=self.dropout, classes=classes,
-        )  # fmt: skip
 
 
 @networks.register
-class ResNet50(Network):
+class ResNet50(_Residual):
     """ResNet-50: `Bottleneck`s, 3, 4, 6 and 3 a stage, inner widths 64 to 512, outer ones four times as wide."""
 
     kind: Literal["resnet50"] = "resnet50"
-    width: Count = 64
-    dropout: Fraction = 0.0
-
-    def build(self, images: Tensor, classes: int) -> nn.Module:
-        """Initialised as PyTorch does."""
-        return ResNet(
-            Bottleneck, (3, 4, 6, 3),
-            channels=images.shape[1], width=self.width, dropout=self.dropout, classes=classes,
-        )  # fmt: skip
+    block = Bottleneck
+    depths = (3, 4, 6, 3)
 
 
 def _conv(inside: int, outside: int, size: int, stride: int = 1) -> nn.Conv2d:

@@ -1,6 +1,6 @@
 """What may stand under `train.task`, in a registry: importing this registers all of it."""
 
-from .base import Goal, Task, TaskConfig, seed_of, tasks
+from .base import Goal, Task, TaskConfig, seed_of, seeded, tasks
 from .images import ImageClassification
 from .text import Shakespeare, read_shakespeare
 from .tokens import Tokens
@@ -14,5 +14,6 @@ __all__ = [
     "Tokens",
     "read_shakespeare",
     "seed_of",
+    "seeded",
     "tasks",
 ]

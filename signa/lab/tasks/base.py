@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ...rule import Registry, Rule
 
-__all__ = ["Goal", "Task", "TaskConfig", "seed_of", "tasks"]
+__all__ = ["Goal", "Task", "TaskConfig", "seed_of", "seeded", "tasks"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,11 @@ def seed_of(*parts: int | str) -> int:
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for the block, and leave them as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -16,7 +16,7 @@ from ...rule import Flag, Fraction
 from ..datasets import READERS, Dataset, Iid, Images, Split, splits
 from ..models import Cnn2, Network, networks
 from ..refusal import refusal
-from .base import Goal, Task, TaskConfig, seed_of, tasks
+from .base import Goal, Task, TaskConfig, seed_of, seeded, tasks
 
 __all__ = ["ImageClassification", "ImageTask", "Stream", "held_out", "shifted"]
 
@@ -116,8 +116,7 @@ class ImageTask(Task):
             for module in model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with seeded(seed, self.device):
             logits = model(self._normalised(pixels))
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
 
