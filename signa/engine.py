@@ -1,64 +1,27 @@
-"""The stacks of an optimizer, the parcels that they travel in, and the three thirds of a step."""
+"""The stacks of an optimizer, and how a step goes through the parcels that they travel in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from .exact import ExactModel
+from .overlap import Facts, Overlap
+from .parcel import Parcel, Rows, Scalars, Shared
 from .routing import Route
 from .spec import ParamGroup
 from .stack import Probe, Stack
-from .transport import Aggregate, Bucket, Clock, Message, Transport
+from .transport import Bucket, Clock, Transport
 
 #: Entries of a stack at the most (32 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
 MOST = 1 << 23
 
-Scalars = tuple[float, float]
-"""A group's learning rate and weight decay."""
-
-Rows = Sequence[Mapping[int, Tensor | None]]
-"""Local worker k's gradients by the parameter's id."""
-
-Shared = tuple[Tensor, Sequence[int]]
-"""A server's message for a stack, and the matrices that it is for."""
-
-
-class Parcel(NamedTuple):
-    """A bucket, and its stacks with the numbers of their groups: what a step does before, between and behind the two
-    halves of the wire."""
-
-    bucket: Bucket
-    places: Sequence[tuple[int, Stack]]
-
-    def send(self, rows: Rows, scalars: Sequence[Scalars], clock: Clock) -> list[Message]:
-        """The local workers' messages."""
-        return [
-            stack.send([[row[id(p)] for p in stack.parameters] for row in rows], *scalars[index], clock)
-            for index, stack in self.places
-        ]
-
-    def serve(
-        self, messages: Sequence[Message], aggregates: Sequence[Aggregate], scalars: Sequence[Scalars], clock: Clock
-    ) -> list[Tensor]:
-        """The server's messages for the matrices whose server is here."""
-        for (_, stack), message, (x, here, _) in zip(self.places, messages, aggregates, strict=True):
-            stack.show("aggregate", here, message.rows, x)
-        return [
-            stack.serve(x, here, *scalars[index], clock) if len(here) else x
-            for (index, stack), (x, here, _) in zip(self.places, aggregates, strict=True)
-        ]
-
-    def deliver(self, shared: Iterable[Shared], scalars: Sequence[Scalars], clock: Clock, exact: ExactModel) -> None:
-        """The server's messages reach the model; matrices without one stay."""
-        for (index, stack), (x, taking) in zip(self.places, shared, strict=True):
-            if len(taking):
-                stack.deliver(x, taking, *scalars[index], clock)
-                exact.note(stack)
+#: With overlap, stacks of about this share of the entries, in the order in which gradients come.
+SHARE = 6
 
 
 class Engine:
@@ -69,35 +32,54 @@ class Engine:
         self.stacks: list[tuple[int, Stack]] = []
         self.phases: list[list[int]] = []  # what was planned together, so that a copy's server is split alike
         self.exact = ExactModel()
+        self.overlap = None if transport.line is None else Overlap(transport.line, self.exact.honour_loads)
         self._buckets: list[Parcel] = []
 
-    def add(self, groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]]) -> None:
-        """Stacks for the routes of these groups. All of them are planned together, so every process plans alike.
+    def add(self, groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]], names: Sequence[str]) -> None:
+        """Stacks for the routes of these groups, in the order of ``names``, which every process must have alike.
 
-        Routes are taken by name, so that nothing depends on the order in which a process lists its parameters.
+        All of them are planned together, so every process plans alike.
         """
         self.phases.append(list(groups))
+        turn = {name: at for at, name in enumerate(names)}
+        every = [
+            (index, route)
+            for index, (_, routes) in groups.items()
+            for route in sorted(routes, key=lambda route: turn[route.named.name])
+        ]
+        alike: dict[tuple[Any, ...], list[Route]] = {}
+        for index, route in every:
+            p = route.named.parameter
+            key = (index, route.layout.m, route.layout.n, route.layout.count, p.dtype, p.device)
+            alike.setdefault(key, []).append(route)
+        most = MOST if self.overlap is None else min(MOST, sum(_entries(route) for _, route in every) // SHARE)
         new: list[tuple[int, Stack]] = []
-        for index, (group, routes) in groups.items():
-            alike: dict[tuple[Any, ...], list[Route]] = {}
-            for route in sorted(routes, key=lambda route: route.named.name):
-                p = route.named.parameter
-                key = (route.layout.m, route.layout.n, route.layout.count, p.dtype, p.device)
-                alike.setdefault(key, []).append(route)
-            for key, every in alike.items():
-                most = max(1, MOST // max(1, key[0] * key[1] * key[2]))
-                for members in (every[i : i + most] for i in range(0, len(every), most)):
-                    new.append((index, Stack(group, members, self.transport.local)))
+        for (index, *_), routes in alike.items():
+            deep = max(1, most // max(1, _entries(routes[0])))
+            for members in (routes[first : first + deep] for first in range(0, len(routes), deep)):
+                new.append((index, Stack(groups[index][0], members, self.transport.local)))
+
+        def last(stack: Stack) -> int:
+            return max(turn[route.named.name] for route in stack.routes)
+
         homes = {id(stack.lane): (index, stack) for index, stack in new if stack.entries}
+        if self.overlap is not None:
+            homes = dict(sorted(homes.items(), key=lambda home: last(home[1][1])))
+        parcels = []
         for bucket in self.transport.plan([stack.lane for _, stack in homes.values()]):
             places = [homes[id(lane)] for lane in bucket.lanes]
             for at, (_, stack) in enumerate(places):
                 stack.own(bucket.owned(at))
+                stack.holds = self.overlap is not None
                 self.exact.follow(stack, partial(bucket.whole, at))
-            self._buckets.append(Parcel(bucket, places))
+            parcels.append(Parcel(bucket, places))
         for _, stack in new:
             if id(stack.lane) not in homes:  # without entries there is nothing to send
                 stack.own(range(stack.rows))
+        if self.overlap is not None:
+            parcels.sort(key=lambda parcel: max(last(stack) for _, stack in parcel.places))
+            self.overlap.extend(parcels)
+        self._buckets += parcels
         self.stacks += new
 
     def views(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -123,20 +105,55 @@ class Engine:
             for stack, probe in before:
                 stack.probe = probe
 
+    # A step ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, rows: Rows, scalars: Sequence[Scalars], clock: Clock) -> bool:
+        """With overlap, everything travels now that has not before; whether any of it is not what a step would send."""
+        return self.overlap is not None and self.overlap.finish(rows, scalars, clock)
+
+    def drop(self, *, stale: bool) -> None:
+        """With overlap, what has travelled is not used; ``stale``: because of what :meth:`prepare` says somewhere."""
+        if self.overlap is not None:
+            self.overlap.drop(stale=stale)
+
     def run(self, rows: Rows, scalars: Sequence[Scalars], clock: Clock) -> None:
         """One step: messages, the wire, and back to the model; ``scalars`` are every group's."""
+        if self.overlap is not None and self.overlap.complete:
+            for parcel, shared in self.overlap.land():
+                parcel.deliver(shared, scalars, clock, self.exact)
+            return
         self.exact.honour_loads()
         for parcel in self._buckets:
-            messages = parcel.send(rows, scalars, clock)
-            aggregates = parcel.bucket.collect(messages, clock)
-            shared = parcel.bucket.share(parcel.serve(messages, aggregates, scalars, clock), aggregates)
-            takings = [aggregate.taking for aggregate in aggregates]
-            parcel.deliver(zip(shared, takings, strict=True), scalars, clock, self.exact)
+            shared = parcel.exchange(parcel.send(rows, scalars, clock), scalars, clock)
+            parcel.settle(keep=True)
+            parcel.deliver(shared, scalars, clock, self.exact)
 
     def deliver(self, shared: Sequence[Sequence[Shared]], scalars: Sequence[Scalars], clock: Clock) -> None:
         """The last third of a step whose server is elsewhere, from what it sent for every parcel."""
         for parcel, own in zip(self._buckets, shared, strict=True):
             parcel.deliver(own, scalars, clock, self.exact)
+
+    # Overlap -----------------------------------------------------------------------------------------------------
+
+    def watch(self, facts: Callable[[], Facts | None]) -> None:
+        """With overlap, gradients are sent from now on as they come; ``facts()`` is what a step would be taken with
+        (a weak method of the optimizer, so that nothing keeps it)."""
+        if self.overlap is not None:
+            self.overlap.watch(facts)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Inside, nothing leaves before the step."""
+        return nullcontext() if self.overlap is None else self.overlap.hold()
+
+    def forget(self) -> None:
+        """A state was loaded."""
+        self.exact.forget()
+        if self.overlap is not None:
+            self.overlap.forget()
+
+
+def _entries(route: Route) -> int:
+    return route.layout.m * route.layout.n * route.layout.count
 
 
 __all__ = ["Engine", "Parcel", "Scalars", "Shared"]

@@ -82,8 +82,8 @@ class ExactModel:
         for stack in self._stacks:
             if self._untouched(stack):
                 continue
-            if stack.reset_exact():
-                reset += [route.named.name for route in stack.routes]
+            parameters = sorted({b // stack.per for b in stack.reset_exact()})
+            reset += [stack.routes[index].named.name for index in parameters]
             self.note(stack)
         if reset:
             names = ", ".join(reset[:3]) + (", ..." if len(reset) > 3 else "")

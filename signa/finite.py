@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .errors import Advice, NonFinite
+from .errors import Advice, GradientError, NonFinite
 
 Policy = Literal["abstain", "raise", "skip"]
 
@@ -42,6 +42,27 @@ class NonFiniteLog(Counter[tuple[int, str]]):
             warnings.warn(Advice(f"{what} ({count} times so far): {consequence}"), stacklevel=6)
 
 
+def scaler_says(opt: Any, *, alone: bool) -> tuple[float | None, bool]:
+    """What a GradScaler wants an optimizer's gradients multiplied by (None: there is no scaler), and if it found an
+    infinity. ``alone``: one worker lives in this process.
+
+    Its attributes are taken away here: after an error it would leave them behind, for a later step to stumble over.
+
+    Raises:
+        GradientError: ``scaler.unscale_`` with several workers.
+    """
+    found, scale = opt.__dict__.get("found_inf"), opt.__dict__.get("grad_scale")
+    if found is None:
+        return None, False
+    opt.found_inf = opt.grad_scale = None
+    if scale is None and not alone:
+        raise GradientError(
+            "scaler.unscale_ is not possible with several workers in one process, because it unscales the sum of "
+            "their gradients and not their own: leave it out (scaler.step unscales), and clip inside the blocks"
+        )
+    return (1.0 if scale is None else 1.0 / float(scale.item())), bool(found)
+
+
 def refusal(worker: int, name: str, step: int) -> NonFinite:
     """What ``raise`` raises, on every process."""
     return NonFinite(
@@ -50,4 +71,4 @@ def refusal(worker: int, name: str, step: int) -> NonFinite:
     )
 
 
-__all__ = ["NonFiniteLog", "Policy", "first_nonfinite", "refusal"]
+__all__ = ["NonFiniteLog", "Policy", "first_nonfinite", "refusal", "scaler_says"]

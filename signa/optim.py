@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, get_args, overload
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .engine import Engine, Scalars, Shared
-from .errors import Advice, GradientError, NonFinite, SignaError, UnsupportedParameter
-from .finite import NonFiniteLog, Policy, first_nonfinite, refusal
+from .errors import Advice, GradientError, NonFinite, SignaError
+from .finite import NonFiniteLog, Policy, first_nonfinite, refusal, scaler_says
 from .routing import Bits, Route, Routing
 from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
@@ -93,10 +94,10 @@ class SignA(torch.optim.Optimizer):
         transport.compare(self.replicas(), self.steps)
 
     def _grow(self, groups: Mapping[int, tuple[ParamGroup, list[Route]]]) -> None:
-        self._engine.add(groups)
+        names = [route.named.name for route in self.routing]
+        self._engine.add(groups, sorted(names) if self.transport.line is None else names[::-1])
         for parameter, views in self._engine.views():
             self.state[parameter] = views
-        names = [route.named.name for route in self.routing]
         self._by_name = sorted(range(len(names)), key=names.__getitem__)  # as every process numbers parameters
         parameters = [route.named.parameter for route in self.routing]
         self._rows = Rows(parameters, names, self.transport.local, self._buffers)
@@ -161,20 +162,30 @@ class SignA(torch.optim.Optimizer):
         self._rows.drop()
         return loss
 
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Backward passes inside send nothing, whatever the overlap: for all but the last one of an accumulation.
+
+        Without overlap nothing is sent before ``step()`` anyway.
+        """
+        return self._engine.hold()
+
     def _step(self) -> None:
         self._engine.exact.refuse_inside("step()")
-        unscale, infinite = self._amp()
-        rows = [list(row) for row in self._rows.take()]
-        self._check_gradients(rows)
-        if self._fresh:
+        unscale, infinite = scaler_says(self, alone=self._rows.single)
+        rows = self._rows.take()
+        if fresh := self._fresh:
             self._fresh = False
             columns = [[row[at] for row in rows] for at in range(len(self.routing))]
             there = zip(self.routing, columns, strict=True)
             named = {route.named.name: (route.named.parameter, grads) for route, grads in there}
             self.transport.first({n: (p, [g for g in grads if g is not None]) for n, (p, grads) in named.items()})
         bad = {} if infinite else self._nonfinite(rows)
+        clock = Clock(self.seed, self.steps, 1.0 if unscale is None else unscale)
+        stale = self._engine.prepare(*self._now(rows), clock)
         ask = unscale is not None or self.nonfinite != "abstain"
-        verdict = self.transport.before(Verdict(infinite, next(iter(bad.items()), None)), ask=ask)
+        verdict = self.transport.before(Verdict(infinite, next(iter(bad.items()), None), stale), ask=ask)
+        if verdict != Verdict():
+            self._engine.drop(stale=verdict.stale)
         if verdict.infinite:
             self.transport.after(self.steps, self.replicas, self._buffers)
             return
@@ -189,14 +200,23 @@ class SignA(torch.optim.Optimizer):
         for worker, index in bad.items():
             rows[worker - self.transport.local.start] = [None] * len(self.routing)
             self.nonfinite_counts.note(worker, self._name(index), self.steps, "this worker takes no part in it")
-        clock = Clock(self.seed, self.steps, 1.0 if unscale is None else unscale)
-        by_id = [{id(route.named.parameter): g for route, g in zip(self.routing, row, strict=True)} for row in rows]
-        scalars = [(float(group["lr"]), float(group["weight_decay"])) for group in self.param_groups]
         with torch.autocast(self.routing[0].named.parameter.device.type, enabled=False):
-            self._engine.run(by_id, scalars, clock)
+            self._engine.run(*self._now(rows), clock)
         self.steps += 1
         for worker, index in self.transport.after(self.steps, self.replicas, self._buffers):
             self.nonfinite_counts.note(worker, self._name(index), self.steps - 1, "that worker took no part in it")
+        if fresh and self._rows.single:
+            self._engine.watch(weakref.WeakMethod(self._soon))
+
+    def _soon(self) -> tuple[list[dict[int, Tensor | None]], list[Scalars], Clock]:
+        """What a step would be taken with if it were taken now."""
+        rows = [[route.named.parameter.grad for route in self.routing]]
+        return *self._now(rows), Clock(self.seed, self.steps)
+
+    def _now(self, rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[dict[int, Tensor | None]], list[Scalars]]:
+        """These gradients by their parameter's id, and every group's learning rate and weight decay."""
+        by_id = [{id(route.named.parameter): g for route, g in zip(self.routing, row, strict=True)} for row in rows]
+        return by_id, [(float(group["lr"]), float(group["weight_decay"])) for group in self.param_groups]
 
     @torch.no_grad()
     def receive(self, step: int, scalars: Sequence[Scalars], shared: Sequence[Sequence[Shared]]) -> None:
@@ -220,32 +240,6 @@ class SignA(torch.optim.Optimizer):
 
     def _name(self, index: int) -> str:
         return self.routing[self._by_name[index]].named.name
-
-    def _amp(self) -> tuple[float | None, bool]:
-        """What a GradScaler wants its gradients multiplied by (None: there is no scaler), and if it found an infinity.
-
-        Its attributes are taken away here: after an error it would leave them behind, for a later step to stumble over.
-        """
-        found, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
-        if found is None:
-            return None, False
-        self.found_inf = self.grad_scale = None
-        if scale is None and not self._rows.single:
-            raise GradientError(
-                "scaler.unscale_ is not possible with several workers in one process, because it unscales the sum of "
-                "their gradients and not their own: leave it out (scaler.step unscales), and clip inside the blocks"
-            )
-        return (1.0 if scale is None else 1.0 / float(scale.item())), bool(found)
-
-    def _check_gradients(self, rows: list[list[Tensor | None]]) -> None:
-        for row in rows:
-            for route, grad in zip(self.routing, row, strict=True):
-                if grad is not None and (grad.layout != torch.strided or grad.is_complex()):
-                    kind = "complex" if grad.layout == torch.strided else "sparse"
-                    raise UnsupportedParameter(
-                        f"the gradient of '{route.named.name}' is {kind}: SignA updates dense real matrices "
-                        "(nn.Embedding(..., sparse=False))"
-                    )
 
     def exact(self) -> AbstractContextManager[None]:
         """Inside, the parameters hold the server's exact model X where a method keeps one (EF21-P), for evaluation.
@@ -351,7 +345,7 @@ class SignA(torch.optim.Optimizer):
         for pre in self._optimizer_load_state_dict_pre_hooks.values():
             state = pre(self, state) or state
         import_state(self, state)
-        self._engine.exact.forget()
+        self._engine.forget()
         for post in self._optimizer_load_state_dict_post_hooks.values():
             post(self)
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor, nn
 
-from .errors import GradientError
+from .errors import GradientError, UnsupportedParameter
 from .routing import clean_name
 
 Buffers = list[tuple[nn.Module, str]]
@@ -72,13 +72,20 @@ class Rows:
 
         Raises:
             GradientError: with several local workers, a gradient that no block accounts for.
+            UnsupportedParameter: a sparse or complex gradient.
         """
         if self._inside is not None:
             raise GradientError(f"step() inside 'with opt.worker({self._inside})': call it after the blocks")
-        if self.single:
-            return [[parameter.grad for parameter in self.parameters]]
-        self._check_outside()
-        return self._rows
+        if not self.single:
+            self._check_outside()
+        rows = [[p.grad for p in self.parameters]] if self.single else [list(row) for row in self._rows]
+        for row in rows:
+            for name, grad in zip(self.names, row, strict=True):
+                if grad is not None and (grad.layout != torch.strided or grad.is_complex()):
+                    kind = "complex" if grad.layout == torch.strided else "sparse"
+                    what = f"the gradient of '{name}' is {kind}: SignA updates dense real matrices"
+                    raise UnsupportedParameter(f"{what} (nn.Embedding(..., sparse=False))")
+        return rows
 
     @contextmanager
     def block(self, worker: int) -> Iterator[None]:

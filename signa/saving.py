@@ -72,7 +72,8 @@ def export_facts(opt: SignA, buffers: Buffers) -> dict[str, str]:
         f" on device {devices.index(str(routes[name].named.parameter.device))}"
         for name in sorted(layout)
     ]
-    return {
+    order = {} if opt.transport.line is None else {"order of the parameters": " ".join(layout)}  # as they are sent
+    return order | {
         "version": f"signa {__version__}",
         "spec": opt.spec.canonical(),
         "seed": str(opt.seed),

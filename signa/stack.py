@@ -66,6 +66,8 @@ class Stack:
         self._owned: dict[int, int] = {}
         self.state: dict[str, Tensor] = {}
         self.probe: Probe | None = None
+        self.holds = False  # whether a step writes to copies of the state, until settle()
+        self._held: list[Part] = []
 
     @property
     def method(self) -> Method:
@@ -174,6 +176,7 @@ class Stack:
 
         Rows without a gradient take no part: they compute nothing and their state stays as it is.
         """
+        self._held.clear()  # of a step that failed
         there = [(k, i) for k, row in enumerate(gradients) for i, g in enumerate(row) if g is not None]
         shape, device = (len(self.local), self.rows), self.parameters[0].device
         if not there or not self.entries:
@@ -187,12 +190,12 @@ class Stack:
         actors = [self.local[row // self.rows] for row in rows]
         parameter = self.model()[matrices] if self.method.coupled and decay else None
         ctx = self._context(matrices, actors, clock, lr, decay if self.method.coupled else 0.0, parameter)
-        part = Part(self.state, rows, len(self.local) * self.rows)
+        part = Part(self.state, rows, len(self.local) * self.rows, self.holds)
         self.show("gradient", matrices, x, x)
         for address, stage in self._path["worker"]:
             x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
         x = self._encode("up", self.method.up, matrices, x, part["worker.up"], ctx)
-        part.keep()
+        self._held.append(part)
         return self._full(x, rows)
 
     def _full(self, x: Tensor, rows: list[int]) -> Message:
@@ -209,12 +212,12 @@ class Stack:
     def serve(self, x: Tensor, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> Tensor:
         """The server's message for these matrices, from their aggregate: up's receiver, server, down's sender."""
         ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
-        part = Part(self.state, [self._owned[b] for b in matrices], len(self._owned))
+        part = Part(self.state, [self._owned[b] for b in matrices], len(self._owned), self.holds)
         x = self._seen("up.receiver", matrices, self.method.up.decode)(x, part["server.up"])
         for address, stage in self._path["server"]:
             x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
         x = self._encode("down", self.method.down, matrices, x, part["server.down"], ctx)
-        part.keep()
+        self._held.append(part)
         return x
 
     def deliver(self, x: Tensor, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> None:
@@ -229,6 +232,12 @@ class Stack:
             x = self._seen(address, matrices, stage)(x, state, ctx.at(address))
         part.keep()
         self.write(x, only)
+
+    def settle(self, *, keep: bool) -> None:
+        """What send and serve have written to copies of the state is kept, or dropped."""
+        for part in self._held if keep else ():
+            part.keep()
+        self._held.clear()
 
     def _encode(
         self, address: str, channel: Channel, matrices: Sequence[int], u: Tensor, state: State, ctx: Context
@@ -277,31 +286,38 @@ class Stack:
         """The owned rows of the server's exact model X, where the model itself travels; else None."""
         return self.state.get(f"{self.method.step_address}.x")  # a replica's step has none
 
-    def reset_exact(self) -> bool:
-        """Start X and what follows it anew from the parameters, if those are not what was delivered. True if so."""
+    def reset_exact(self) -> Sequence[int]:
+        """Start X and what follows it anew where the parameters are not what was delivered; the matrices."""
         if self.exact is None:
-            return False
-        model = self.model()
-        own, down = model[list(self._owned)], self.method.down.feedback
+            return []
+        model, down, here = self.model(), self.method.down.feedback, list(self._owned)
+        own = model[here]
+        exact = {f"{self.method.step_address}.x": own}
+        kept = exact | {f"server.down.{name}": value for name, value in down.sender(own).items()}
         received = {f"replica.down.{name}": value for name, value in down.receiver(model).items()}
-        kept = {f"server.down.{name}": value for name, value in down.sender(own).items()}
-        kept[f"{self.method.step_address}.x"] = own
+        followed, matrices = (received, range(self.rows)) if received else (exact, here)
         written = self.parameters[0].dtype
-        if all(
-            torch.equal(fresh, self.state[address].to(written).to(self.dtype))
-            for address, fresh in (received or {f"{self.method.step_address}.x": own}).items()
-        ):
-            return False
-        for address, fresh in (received | kept).items():
-            self.state[address].copy_(fresh)
-        return True
+        changed = {
+            matrices[row]
+            for address, fresh in followed.items()
+            for row in (fresh != self.state[address].to(written).to(self.dtype)).flatten(1).any(1).nonzero().flatten()
+        }
+        for found, those in ((received, range(self.rows)), (kept, here)):
+            rows = [row for row, b in enumerate(those) if b in changed]
+            for address, fresh in found.items():
+                self.state[address][rows] = fresh[rows]
+        return sorted(changed)
 
 
 class Part:
-    """The rows of a stack's state that take part in a step: the tensors, or copies that ``keep`` puts back."""
+    """The rows of a stack's state that take part in a step: the tensors, or copies that ``keep`` puts back.
 
-    def __init__(self, state: dict[str, Tensor], rows: Sequence[int], of: int) -> None:
-        self._all, self._rows = state, None if len(rows) == of else list(rows)
+    ``copy``: copies also where they are all.
+    """
+
+    def __init__(self, state: dict[str, Tensor], rows: Sequence[int], of: int, copy: bool = False) -> None:
+        self._all, self._copy = state, copy or len(rows) != of
+        self._rows = slice(None) if len(rows) == of else list(rows)
         self._taken: dict[str, Tensor] = {}
 
     def __getitem__(self, address: str) -> State:
@@ -310,8 +326,9 @@ class Part:
         for full, value in self._all.items():
             owner, _, name = full.rpartition(".")
             if owner == address:
-                if self._rows is not None:
-                    value = self._taken[full] = value[self._rows]
+                if self._copy:
+                    rows = value[self._rows]
+                    value = self._taken[full] = rows.clone() if isinstance(self._rows, slice) else rows
                 found[name] = value
         return found
 

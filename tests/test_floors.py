@@ -10,8 +10,8 @@ FLOORS = (
     "errors packing codec signal coins rule stage linalg address sources reading scalars toml_places",
     "lmo compressors aggregators stages feedback scaling",
     "channel sentence presets",
-    "transport routing rows stack exact engine finite optim building saving checkpoints spec json_schema plugin show "
-    "theory",
+    "transport routing rows stack exact parcel overlap engine finite optim building saving checkpoints spec "
+    "json_schema plugin show theory",
     "lab flower cli commands testing __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

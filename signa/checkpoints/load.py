@@ -117,7 +117,7 @@ class _Content:
         model.load_state_dict({names[clean]: value for clean, value in self.model.items()})
         opt.zero_grad()
         import_state(opt, self.state)
-        opt._engine.exact.forget()
+        opt._engine.forget()
         restore_random(self.own["random"], cuda_devices([route.named.parameter for route in opt.routing]))
 
 

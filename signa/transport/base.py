@@ -13,6 +13,7 @@ from ..aggregators import Aggregator
 from ..codec import Codec
 from ..coins import SERVER, Coins
 from ..stage import Context
+from .line import Line
 
 #: What a worker has for a matrix: no message, one that is zero throughout, or one that is not.
 ABSENT, SILENT, VOICE = 0, 1, 2
@@ -123,11 +124,12 @@ class Verdict:
     """What all processes must agree on before any of them writes state.
 
     ``infinite``: a GradScaler found an infinity. ``culprit``: (worker, index of the parameter) of a gradient that is
-    not finite, or None.
+    not finite, or None. ``stale``: what was sent ahead of the step is not what the step sends.
     """
 
     infinite: bool = False
     culprit: tuple[int, int] | None = None
+    stale: bool = False
 
 
 class Transport(Protocol):
@@ -141,6 +143,11 @@ class Transport(Protocol):
     @property
     def local(self) -> range:
         """The numbers of the workers in this process."""
+        ...
+
+    @property
+    def line(self) -> Line | None:
+        """Where exchanges run beside the caller; None: in the caller's own time."""
         ...
 
     def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:

@@ -57,9 +57,10 @@ class WireBucket:
         sharded: bool,
         number: int,
         talk: Talk,
+        scratch: Scratch,
     ) -> None:
         self.lanes, self.ranks, self.held, self.sharded = tuple(lanes), ranks, tuple(held), sharded
-        self.number, self.talk = number, talk
+        self.number, self.talk, self._scratch = number, talk, scratch
         self.gathers = mine is None
         self.mine = [everything(lanes)] * ranks.size if mine is None else [list(pieces) for pieces in mine]
         self.device = lanes[0].device
@@ -130,7 +131,7 @@ class WireBucket:
             came = self._gather(self._payloads([cut(own)], clock, [status])[0], sizes, what)
         else:
             payload, send = self._payloads([cut(pieces) for pieces in self.mine], clock, [status])
-            came = self.ranks.swap(payload, send, sizes, what, self.talk.scratch.take("came", sum(sizes), self.home))
+            came = self.ranks.swap(payload, send, sizes, what, self._scratch.take("came", sum(sizes), self.home))
         self.talk.listen(header.read(came, self.ranks, self.talk.head(clock, self.number), what), self.ranks.rank)
         everybody, fields = [], []
         for count, payload in zip(self.held, came, strict=True):
@@ -214,7 +215,7 @@ class WireBucket:
         long each is."""
         parts = [[*first, *(part for _, fields in cut for part in fields)] for cut in cuts]
         sizes = [header.SIZE + sum(pad(t.numel() * t.element_size()) for t in tensors) for tensors in parts]
-        out = self.talk.scratch.take("sent", sum(sizes), self.device)
+        out = self._scratch.take("sent", sum(sizes), self.device)
         at = 0
         for tensors in parts:
             at += header.SIZE
@@ -229,7 +230,7 @@ class WireBucket:
         return out, sizes
 
     def _gather(self, payload: Tensor, sizes: Sequence[int], what: str) -> list[Tensor]:
-        return self.ranks.gather(payload, sizes, what, self.talk.scratch.take("came", sum(sizes), self.home))
+        return self.ranks.gather(payload, sizes, what, self._scratch.take("came", sum(sizes), self.home))
 
     def _told(self, payload: Tensor, sizes: Sequence[int], clock: Clock, what: str) -> list[Tensor]:
         what = f"step {clock.step}, bucket {self.number}, {what}"

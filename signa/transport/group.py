@@ -24,11 +24,15 @@ from .costs import best, choices
 from .cut import by_parameter, evenly
 from .header import WIRE_VERSION
 from .launch import join, leave
+from .line import Line
+from .payload import Scratch
 from .ranks import Ranks
 from .ring import RingBucket
 
 Exchange = Literal["auto", "alltoall", "allgather", "ring"]
 Server = Literal["auto", "replicated", "sharded"]
+SHARE = 6  # with overlap, about so many buckets
+LEAST = 64 << 10  # and no bucket with fewer bytes to each rank
 _NOBODY = 1 << 30  # a number that no worker has
 
 
@@ -48,7 +52,12 @@ class Group:
             of dense means; not equal to the simulation bit for bit), or ``auto``: the cheapest by the cost model.
         server: ``sharded`` splits the server's work and state over ranks, parameter by parameter; ``replicated`` does
             it everywhere; ``auto`` takes what sends least.
-        bucket_mb: packed megabytes of one worker's messages that travel together.
+        overlap: messages leave during the backward pass, as soon as their gradients are there, and are exchanged in a
+            thread of its own; the bits are the same. With several workers per rank they leave in ``step()``, where the
+            exchange of one bucket still runs beside the computing of the next. Costs a copy of the workers' state, and
+            of the server's, in every step. See ``SignA.no_sync`` for accumulation.
+        bucket_mb: packed megabytes of one worker's messages that travel together (with overlap: at the most, and a
+            sixth of all where that is not too little).
         timeout: seconds (or a timedelta) that a collective may take before everybody raises CollectiveTimeout.
         check_replicas_every: steps between two comparisons of the replicas' digests; 0 never compares.
         store: the group's key-value store, where torch does not know it (a group made by hand).
@@ -64,6 +73,7 @@ class Group:
         exchange: Exchange = "auto",
         *,
         server: Server = "auto",
+        overlap: bool = False,
         bucket_mb: float = 4.0,
         timeout: float | timedelta = 300.0,
         check_replicas_every: int = 100,
@@ -82,9 +92,11 @@ class Group:
         for name, size in (("bucket_mb", bucket_mb), ("timeout", timeout)):
             if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 1e9:
                 raise ValueError(f"{name} must be a positive number, got {size!r}")
+        if not isinstance(overlap, bool):
+            raise ValueError(f"overlap must be True or False, got {overlap!r}")
         if exchange == "allgather" and server == "sharded":
             raise ValueError("in an all-gather everybody serves: set server='replicated', or exchange='alltoall'")
-        self.exchange, self.server, self.bucket_mb = exchange, server, float(bucket_mb)
+        self.exchange, self.server, self.overlap, self.bucket_mb = exchange, server, overlap, float(bucket_mb)
         self.check_replicas_every, self._workers_here, self._timeout = (
             check_replicas_every,
             workers_per_rank,
@@ -99,7 +111,8 @@ class Group:
         if not callable(getattr(group, "rank", None)):
             what = f"{process_group!r} is no process group"
             raise TypeError(f"{what}: pass one of torch.distributed, a DeviceMesh, or nothing for the default group")
-        self.ranks = Ranks(group, _store(group) if store is None else store, self._timeout)
+        self.line = Line() if self.overlap else None
+        self.ranks = Ranks(group, _store(group) if store is None else store, self._timeout, self.line)
         told = self.ranks.texts(str(self._workers_here), "signa.Group()")
         self.held = tuple(int(text) for text in told)
         first = sum(self.held[: self.rank])
@@ -139,17 +152,27 @@ class Group:
 
     def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:
         """Buckets of lanes that can be treated alike, each with its exchange."""
-        classes: dict[tuple[Any, ...], list[list[Lane]]] = {}
+        classes: dict[tuple[Any, ...], list[Lane]] = {}
         for lane in lanes:
             cuts = lane.up.pieces and lane.aggregate.coordinatewise
             key = (type(lane.up), type(lane.middle), type(lane.down), lane.up.dtype, lane.device, lane.serves, cuts)
-            mates = classes.setdefault((*key, lane.aggregate), [])
-            most = self.bucket_mb * 1e6
-            if not mates or sum(_nbytes(mate) for mate in mates[-1]) + _nbytes(lane) > most:
-                mates.append([])
-            mates[-1].append(lane)
+            classes.setdefault((*key, lane.aggregate), []).append(lane)
         loads = [0.0] * self.size  # anew for each plan: a copy of an optimizer must split its server alike
-        return [self._bucket(mates, loads, cuts=key[6]) for key, every in classes.items() for mates in every]
+        return [
+            self._bucket(mates, loads, cuts=key[6]) for key, every in classes.items() for mates in self._together(every)
+        ]
+
+    def _together(self, lanes: list[Lane]) -> list[list[Lane]]:
+        """Neighbours share a bucket as long as it is not too large."""
+        most = self.bucket_mb * 1e6
+        if self.overlap:  # some buckets, but none whose messages to one rank are short
+            most = min(most, max(sum(map(_nbytes, lanes)) / SHARE, LEAST * self.size))
+        found: list[list[Lane]] = []
+        for lane in lanes:
+            if not found or sum(_nbytes(mate) for mate in found[-1]) + _nbytes(lane) > most:
+                found.append([])
+            found[-1].append(lane)
+        return found
 
     def _bucket(self, lanes: list[Lane], loads: list[float], cuts: bool) -> Bucket:
         number, serves = len(self._plan), lanes[0].serves
@@ -170,7 +193,16 @@ class Group:
         if chosen.exchange == "alltoall":
             whole = chosen.sharded or not cuts
             mine = by_parameter(lanes, loads) if whole else evenly(lanes, self.size)
-        return WireBucket(lanes, self.ranks, self.held, mine, sharded=chosen.sharded, number=number, talk=self._talk)
+        return WireBucket(
+            lanes,
+            self.ranks,
+            self.held,
+            mine,
+            sharded=chosen.sharded,
+            number=number,
+            talk=self._talk,
+            scratch=Scratch() if self.overlap else self._talk.scratch,  # with overlap its content outlives the next
+        )
 
     def _link(self, device: torch.device) -> str:
         return "gloo" if self.ranks.home(device).type == "cpu" else "nccl"
@@ -184,7 +216,7 @@ class Group:
         held = str(self.held[0]) if len(set(self.held)) == 1 else str(list(self.held))
         return (
             f"Group(rank {self.rank} of {self.size}, workers_per_rank={held}, exchange={self.exchange!r}, "
-            f"server={self.server!r}, bucket_mb={self.bucket_mb:g})"
+            f"server={self.server!r}, overlap={self.overlap}, bucket_mb={self.bucket_mb:g})"
         )
 
     # Agreement ---------------------------------------------------------------------------------------------------
@@ -196,7 +228,9 @@ class Group:
             LayoutMismatch: naming what differs, and where. On every rank.
         """
         self._averaging.watch(model)
-        own = {key: getattr(self, key) for key in ("exchange", "server", "bucket_mb", "check_replicas_every")}
+        own = {
+            key: getattr(self, key) for key in ("exchange", "server", "overlap", "bucket_mb", "check_replicas_every")
+        }
         own |= {"wire": WIRE_VERSION, "torch": torch.__version__.split("+")[0]}
         mine = {**{key: str(value) for key, value in own.items()}, **facts}
         require_same(self.ranks, mine, "the start")
@@ -213,17 +247,17 @@ class Group:
         self.ranks.refuse()
 
     def before(self, verdict: Verdict, *, ask: bool) -> Verdict:
-        """The own verdict, or with ``ask`` that of all ranks."""
+        """The own verdict, or with ``ask`` (and with overlap always) that of all ranks."""
         self._talk.heard.clear()
         self._talk.culprit = verdict.culprit or (-1, -1)
         self._averaging.refuse()
-        if not ask:
+        if not ask and self.line is None:
             return verdict
         worker, parameter = verdict.culprit or (_NOBODY, 0)
         what = f"step {self.ranks.step}, the verdict"
-        infinite, first = self.ranks.largest(what, verdict.infinite, -(worker << 32 | parameter))
+        flags, first = self.ranks.largest(what, 2 * verdict.infinite or verdict.stale, -(worker << 32 | parameter))
         worker, parameter = divmod(-first, 1 << 32)
-        return Verdict(bool(infinite), None if worker == _NOBODY else (worker, parameter))
+        return Verdict(flags == 2, None if worker == _NOBODY else (worker, parameter), flags == 1)
 
     def first(self, gradients: Mapping[str, tuple[Tensor, Sequence[Tensor]]]) -> None:
         """Refuse gradients that a wrapper has averaged, and advise against the same data everywhere.
@@ -278,7 +312,7 @@ class Group:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: the arguments; a process group cannot be saved."""
-        names = ("exchange", "server", "bucket_mb", "check_replicas_every", "_timeout", "_workers_here")
+        names = ("exchange", "server", "overlap", "bucket_mb", "check_replicas_every", "_timeout", "_workers_here")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

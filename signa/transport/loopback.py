@@ -35,6 +35,10 @@ class Loopback:
         """All of them."""
         return range(self._workers)
 
+    @property
+    def line(self) -> None:
+        """Nothing travels."""
+
     def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:
         """Each lane by itself."""
         return [_Here(lane) for lane in lanes]

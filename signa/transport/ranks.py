@@ -28,6 +28,7 @@ from ..errors import (
     ReplicaDrift,
     WireError,
 )
+from .line import Line
 
 FAULTS: dict[str, type[WireError]] = {
     cls.__name__: cls
@@ -46,8 +47,8 @@ class Ranks:
     everybody raises that. After a fault nothing is sent any more.
     """
 
-    def __init__(self, group: Any, store: Any, timeout: float) -> None:
-        self.group, self.store, self.timeout = group, store, timeout
+    def __init__(self, group: Any, store: Any, timeout: float, line: Line | None = None) -> None:
+        self.group, self.store, self.timeout, self.line = group, store, timeout, line
         self.rank: int = group.rank()
         self.size: int = group.size()
         self.fault: WireError | None = None
@@ -198,6 +199,8 @@ class Ranks:
 
     def _finish(self, start: Callable[[], Any], what: str) -> None:
         """Run a collective to its end."""
+        if self.line is not None:
+            self.line.settle()
         self.refuse()
         begun = time.monotonic()
         look = begun + _LOOK

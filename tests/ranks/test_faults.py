@@ -155,7 +155,7 @@ def test_a_rank_calls_what_the_others_do_not(what: str, exchange: str) -> None:
         elif what == "has a GradScaler":
             opt.found_inf = torch.zeros(1)  # type: ignore[attr-defined]
         else:
-            opt._engine._buckets[0][0].ranks.largest("the exact model")  # type: ignore[attr-defined]
+            opt._engine._buckets[0].bucket.ranks.largest("the exact model")  # type: ignore[attr-defined]
 
     for kind, _ in outcomes(3, moves(1, act, exchange=exchange)):
         assert kind in ("CollectiveTimeout", "PeerLost")

@@ -186,7 +186,8 @@ def test_what_auto_chooses(method: str, chosen: str) -> None:
 
 def test_str_says_what_was_chosen() -> None:
     lines = str(measured("signsgd", 2, {"a": (64, 64)}, exchange="alltoall", server="replicated")[1][1]).splitlines()
-    assert lines[0] == ("Group(rank 1 of 2, workers_per_rank=1, exchange='alltoall', server='replicated', bucket_mb=4)")
+    asked = "exchange='alltoall', server='replicated', overlap=False, bucket_mb=4"
+    assert lines[0] == f"Group(rank 1 of 2, workers_per_rank=1, {asked})"
     assert lines[1].strip().startswith("bucket 0 (a): 4,096 entries, signs -> signs -> signs, majority_vote")
     assert lines[2].strip().startswith("alltoall: 0.000512 MB, ")
 
