@@ -96,6 +96,9 @@ class Engine:
     @contextmanager
     def probe(self, look: Probe) -> Iterator[None]:
         """Inside, ``look`` sees every hop of every stack that is there now, in place of a probe that saw it before."""
+        if self.overlap is not None:
+            self.overlap.line.settle()
+            self.overlap.probed = True
         before = [(stack, stack.probe) for _, stack in self.stacks]
         for stack, _ in before:
             stack.probe = look
@@ -104,6 +107,8 @@ class Engine:
         finally:
             for stack, probe in before:
                 stack.probe = probe
+            if self.overlap is not None:
+                self.overlap.probed = any(probe is not None for _, probe in before)
 
     # A step ------------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ class Overlap:
         self.line, self._begin = line, begin
         self.parcels: list[Parcel] = []
         self.held = 0  # how many blocks that hold everything back are open
+        self.probed = False  # a probe sees the step as it is taken, so what was sent before is of no use
         self._flights: list[Flight] = []
         self._home: dict[int, int] = {}
         self._waiting: list[set[int]] = []
@@ -90,7 +91,7 @@ class Overlap:
     def arrived(self, parameter: Tensor) -> None:
         """A gradient is complete, as far as the backward pass knows."""
         facts = self._weak()
-        if self.held or facts is None or self._useless >= PATIENCE or self._stale:
+        if self.held or self.probed or self.useless or facts is None or self._stale:
             return
         index = self._home[id(parameter)]
         if index < len(self._flights):
@@ -117,6 +118,11 @@ class Overlap:
         arrival = self.line.put(partial(parcel.exchange, messages, scalars, clock), parcel.device)
         self._flights.append(Flight(arrival, list(scalars), clock, seen))
 
+    @property
+    def useless(self) -> bool:
+        """Whether it is given up."""
+        return self._useless >= PATIENCE
+
     def _flush(self) -> None:
         """Send the rest and wait: something else is about to be sent."""
         if (facts := self._weak()) is not None:
@@ -134,17 +140,27 @@ class Overlap:
 
     def finish(self, rows: Rows, scalars: Sequence[Scalars], clock: Clock) -> bool:
         """Send what has not left, wait for all of it, and say if any of it is not what the step would send."""
-        stale = self._stale
+        if self.useless:
+            return False
+        stale = self._stale or ("a probe looks on" if self.probed else "")
         for parcel, flight in zip(self.parcels, self._flights, strict=False):
             stale = stale or _difference(parcel, flight, rows, scalars, clock)
         self._stale = stale
-        self._complete(rows, scalars, clock)
+        stacks = [stack for parcel in self.parcels for _, stack in parcel.places]
+        probes = [stack.probe for stack in stacks]
+        for stack in stacks:
+            stack.probe = None
+        try:
+            self._complete(rows, scalars, clock)
+        finally:
+            for stack, probe in zip(stacks, probes, strict=True):
+                stack.probe = probe
         return bool(stale)
 
     @property
     def complete(self) -> bool:
         """Whether everything has travelled and none of it was dropped."""
-        return len(self._flights) == len(self.parcels)
+        return len(self._flights) == len(self.parcels) and not self.useless
 
     def land(self) -> Iterator[tuple[Parcel, list[Shared]]]:
         """Keep what was written to copies; every parcel with what arrived for it."""
@@ -152,7 +168,7 @@ class Overlap:
         for parcel in self.parcels:
             parcel.settle(keep=True)
         self._rest()
-        self._useless = self._useless if self._useless >= PATIENCE else 0
+        self._useless = 0
         yield from zip(self.parcels, arrived, strict=True)
 
     def drop(self, stale: bool = False) -> None:
@@ -161,10 +177,10 @@ class Overlap:
         for parcel in self.parcels:
             parcel.settle(keep=False)
         self._rest()
-        if stale and self._useless < PATIENCE:
+        if stale:
             self._useless += 1
-            if self._useless == PATIENCE:
-                what = f"{PATIENCE} steps in a row were sent twice, so nothing is sent during backward any more"
+            if self.useless:
+                what = f"{PATIENCE} steps in a row were sent twice, so from now on all is sent in the step, once"
                 warnings.warn(Advice(f"overlap: {what} ({why})"), stacklevel=6)
 
     def forget(self) -> None:

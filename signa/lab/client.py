@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,15 @@ class Client:
     gradients along its own local steps, ``(W_0 - W_K) / (K local_lr)``; the parameters come back as they were."""
 
     def __init__(
-        self, task: Task, model: nn.Module, settings: Settings, autocast: Callable[[], torch.autocast]
+        self,
+        task: Task,
+        model: nn.Module,
+        settings: Settings,
+        autocast: Callable[[], torch.autocast],
+        hold: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.task, self.model, self.autocast = task, model, autocast
+        """``hold``: inside it a backward pass is not the last one of its gradient (``SignA.no_sync``)."""
+        self.task, self.model, self.autocast, self.hold = task, model, autocast, hold
         self.draws, self.steps, self.lr = settings.accumulate, settings.local_steps, settings.local_lr
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -63,11 +70,13 @@ class Client:
 
     def _gradient(self, worker: int, first: int) -> Tensor:
         total: Tensor | None = None
+        last = first + self.draws - 1 if self.steps == 1 else None
         for draw in range(first, first + self.draws):
             with self.autocast():
                 loss = self.task.loss(self.model, worker, draw)
             loss = loss if self.draws == 1 else loss / self.draws
-            loss.backward()
+            with nullcontext() if draw == last else self.hold():
+                loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total

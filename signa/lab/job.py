@@ -59,7 +59,7 @@ class Job:
         self.records: list[dict[str, Any]] = []
         self.diagnostics = Diagnostics(self.optimizer, every=settings.diagnose_every)
         self.sinks = Sinks()
-        self.client = Client(self.task, self.model, settings, self._autocast)
+        self.client = Client(self.task, self.model, settings, self._autocast, self.optimizer.no_sync)
 
     def resume(self, on_world_change: WorldChange) -> int:
         """Go back to the last checkpoint, and the metrics with it; its step. Collective."""
@@ -102,13 +102,14 @@ class Job:
         """Every worker's gradient, and one step; with ``measure`` the mean loss since the last time."""
         start, losses = time.perf_counter(), []
         present = set(taking_part(self.settings, self.progress.step))
-        for worker in self.world.transport.local:
-            if worker in present:
-                with self.optimizer.worker(worker):
-                    losses.append(self.client(worker, self.progress.step))
+        with self.progress.ledger.step():  # with overlap, messages leave while gradients are computed
+            for worker in self.world.transport.local:
+                if worker in present:
+                    with self.optimizer.worker(worker):
+                        losses.append(self.client(worker, self.progress.step))
+            with self.diagnostics:
+                self.optimizer.step()
         self.progress.losses.add(losses)
-        with self.progress.ledger.step(), self.diagnostics:
-            self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
         self.progress.step += 1

@@ -29,8 +29,8 @@ class Settings(Frozen):
     steps of its own, W_k+1 = W_k - local_lr g(W_k), and (W_0 - W_K) / (K local_lr) stands for its gradient
     (arXiv 1602.05629). Every `diagnose_every` steps the optimizer's inside is measured; that and `checkpoint_every` may
     be 0, never. `compare` holds the matrix learning rate of each method that `--compare` may name. `exchange`,
-    `server`, `bucket_mb` and `timeout` are those of `signa.Group` and say how ranks talk; ranks wait that many seconds
-    for rank 0's evaluation as well.
+    `server`, `overlap`, `bucket_mb` and `timeout` are those of `signa.Group` and say how ranks talk; ranks wait that
+    many seconds for rank 0's evaluation as well.
     """
 
     task: Annotated[TaskConfig, tasks] = Shakespeare()
@@ -51,6 +51,7 @@ class Settings(Frozen):
     diagnose_every: int = Field(default=0, strict=True, ge=0)
     exchange: Exchange = "auto"
     server: Server = "auto"
+    overlap: bool = Field(default=False, strict=True)
     bucket_mb: Positive = 4.0
     timeout: Positive = 300.0
     compare: dict[str, Positive] = Field(default_factory=dict)

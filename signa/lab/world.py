@@ -160,6 +160,7 @@ def _group(settings: Settings, found: Launched) -> Group:
         workers_per_rank=share(settings.workers, found.size)[found.rank],
         exchange=settings.exchange,
         server=settings.server,
+        overlap=settings.overlap,
         bucket_mb=settings.bucket_mb,
         timeout=settings.timeout,
     )

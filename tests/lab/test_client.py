@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -60,9 +61,11 @@ def line() -> object:
     tasks.unregister("line")
 
 
-def client(task: Task, model: nn.Module, **settings: object) -> Client:
+def client(
+    task: Task, model: nn.Module, hold: Callable[[], AbstractContextManager[None]] = nullcontext, **settings: object
+) -> Client:
     off = torch.autocast("cpu", dtype=torch.bfloat16, enabled=False)
-    return Client(task, model, read_settings(settings), lambda: off)
+    return Client(task, model, read_settings(settings), lambda: off, hold)
 
 
 def gradient(model: nn.Module) -> Tensor:
@@ -83,6 +86,23 @@ def test_a_gradient_is_the_mean_over_the_draws() -> None:
     mean = torch.stack(losses).mean()
     mean.backward()
     assert torch.allclose(found, gradient(model), atol=1e-6) and torch.allclose(loss, mean.detach())
+
+
+@pytest.mark.parametrize("local_steps, held", [(1, [True, True, False]), (2, [True] * 6)])
+def test_only_the_pass_that_ends_a_gradient_may_be_sent(local_steps: int, held: list[bool]) -> None:
+    task, inside, seen = LineTask(2, 3, 0), [], []
+    model = task.model()
+    (weight,) = model.parameters()
+    weight.register_post_accumulate_grad_hook(lambda _: seen.append(bool(inside)))
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        inside.append(1)
+        yield
+        inside.pop()
+
+    client(task, model, hold, accumulate=3, local_steps=local_steps)(0, 0)
+    assert seen == held
 
 
 def test_local_steps_stand_for_the_mean_gradient_along_them() -> None:

@@ -96,8 +96,9 @@ def same(one: Path, other: Path) -> None:
 
 
 def test_ranks_find_what_one_process_finds(monkeypatch: Patch, tmp_path: Path) -> None:
-    assert tiny(monkeypatch, tmp_path, *EVERY, "--name", "one") == 0
-    done = torchrun(*words(tmp_path, *EVERY, "--name", "two"))
+    overlap = ("--set", "train.overlap=true")
+    assert tiny(monkeypatch, tmp_path, *EVERY, *overlap, "--name", "one") == 0
+    done = torchrun(*words(tmp_path, *EVERY, *overlap, "--name", "two"))
     assert done.returncode == 0, done.stderr
     same(tmp_path / "one", tmp_path / "two")
     metrics, summary = found(tmp_path / "two")
@@ -107,7 +108,8 @@ def test_ranks_find_what_one_process_finds(monkeypatch: Patch, tmp_path: Path) -
     assert found(tmp_path / "one")[1]["payload_sent"] == 0.0
     assert done.stdout.count("validation loss") == 1 and done.stdout.count("two: step 8/8") == 1
     assert re.search(r"payload of rank 0   [\d,]+ bytes sent", done.stdout)
-    assert "signs -> signs -> signs" in (tmp_path / "two" / "exchanges.txt").read_text()
+    told = (tmp_path / "two" / "exchanges.txt").read_text()
+    assert "signs -> signs -> signs" in told and "overlap=True" in told
     assert {p.name for p in tmp_path.iterdir()} == {"one", "two"}
 
 

@@ -295,6 +295,26 @@ def test_the_exact_model_and_a_save_between_backward_and_step() -> None:
     assert all(seen[1, r, t] == seen[3, 0, t] for r in range(3) for t in range(STEPS))
 
 
+def test_a_probe_on_one_rank_sees_the_step_once() -> None:
+    hops: dict[tuple[int, int], list[str]] = {}
+
+    def act(opt: signa.SignA, ps: dict[str, nn.Parameter], t: int) -> None:
+        here = opt.transport.local
+        backward(opt, ps, t)
+        if t != 2 or 1 not in here:
+            opt.step()
+            return
+        seen = hops.setdefault((len(here), here.start), [])
+        with opt.probe(lambda sight: seen.append(f"{sight.stack.routes[0].named.name} {sight.address}")):
+            opt.step()
+
+    _, *found = everywhere(script(act, SOURCE), 2, server="replicated", **OVERLAP)
+    assert all(run.opt._engine.overlap._useless == 0 for run in found)
+    alone = hops[1, 1]
+    assert len(alone) == len(set(alone))
+    assert {hop for hop in alone if "c " not in hop} == {hop for hop in hops[2, 0] if "c " not in hop}
+
+
 def test_two_optimizers_of_one_group() -> None:
     """The second one's messages leave in its step, behind all of the first one's."""
 
