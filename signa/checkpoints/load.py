@@ -17,7 +17,7 @@ from ..saving import differences, export_layout, import_state, spec_differences
 from .archive import Archive, locate
 from .files import SHARED
 from .plain import cuda_devices, plain, restore_random
-from .redistribute import Policy, worker_state
+from .redistribute import Policy, Saved, worker_state
 from .save import check_arguments, check_model, model_state
 from .world import World
 
@@ -138,7 +138,7 @@ def _read(
     try:
         problems = _problems(archive, shared, own, model, opt, policy, extra)
         if not problems:
-            state = _state(archive, shared, opt, "remap" if policy == "error" else policy)
+            state = state_for(archive, shared, opt, "remap" if policy == "error" else policy)
             problems = differences(opt, state)
             content = _Content(shared, state, own)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -158,24 +158,28 @@ def _problems(
     extra: Mapping[str, Any],
 ) -> list[str]:
     """All that differs between the checkpoint and what it is to be loaded into."""
-    found = []
-    here = opt.transport.workers
-    if archive.workers != here and policy == "error":
-        found.append(
-            f"workers: {archive.workers} there, {here} here: say what becomes of their state, with on_world_change="
-            "'mean' (everybody gets the mean), 'reset' (it starts anew) or 'remap' (worker j gets j mod "
-            f"{archive.workers}'s)"
-        )
-    found += spec_differences(opt, shared["signa"]["spec"])
-    layout = export_layout(opt)
-    told = _compare(archive.layout, layout)
-    told |= _compare(_like(shared["model"]), _like(model_state(model)), besides=told)
+    found = run_differences(archive.workers, shared["signa"]["spec"], opt, policy)
+    told = compare(archive.layout, export_layout(opt))
+    told |= compare(_like(shared["model"]), _like(model_state(model)), besides=told)
     return [*found, *told.values(), *_extras(own, extra)]
 
 
-def _compare(
+def run_differences(there: int, spec: Mapping[str, Any], opt: SignA, policy: WorldChange) -> list[str]:
+    """What tells a run of ``there`` workers with this spec from the optimizer's."""
+    found, here = [], opt.transport.workers
+    if there != here and policy == "error":
+        found.append(
+            f"workers: {there} there, {here} here: say what becomes of their state, with on_world_change="
+            "'mean' (everybody gets the mean), 'reset' (it starts anew) or 'remap' (worker j gets j mod "
+            f"{there}'s)"
+        )
+    return found + spec_differences(opt, spec)
+
+
+def compare(
     there: Mapping[str, str], here: Mapping[str, str], besides: Mapping[str, str] | None = None
 ) -> dict[str, str]:
+    """What differs between two sets of tensors, by name, from what each is like."""
     found = {}
     for name in sorted({*there, *here} - set(besides or ())):
         if name not in here:
@@ -218,17 +222,17 @@ def _extras(own: Mapping[str, Any], extra: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _state(archive: Archive, shared: Mapping[str, Any], opt: SignA, policy: Policy) -> dict[str, Any]:
-    """The checkpoint as this rank's state_dict."""
+def state_for(saved: Saved, shared: Mapping[str, Any], opt: SignA, policy: Policy) -> dict[str, Any]:
+    """What is saved as this rank's state_dict; ``shared`` is what all ranks have alike."""
     state = {}
     for route in opt.routing:
         name, views = route.named.name, opt.state[route.named.parameter]
-        found = {**shared["state"][name], **worker_state(archive, opt, route, policy)}
+        found = {**shared["state"][name], **worker_state(saved, opt, route, policy)}
         if any(address.startswith("server.") for address in views):
-            found = {**archive.server(name), **found}
+            found = {**saved.server(name), **found}
         state[name] = {address: found[address] for address in views if address in found}
     header = {**shared["signa"], "workers": opt.transport.workers}
     return {"signa": header, "state": state, "param_groups": shared["param_groups"]}
 
 
-__all__ = ["WorldChange", "load_checkpoint"]
+__all__ = ["WorldChange", "compare", "load_checkpoint", "run_differences", "state_for"]

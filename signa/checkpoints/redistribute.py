@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,34 +12,52 @@ from ..optim import SignA
 from ..routing import Route
 from ..stack import Stack
 from ..stage import Context
-from .archive import Archive
 
 Policy = Literal["mean", "reset", "remap"]
 
 
-def worker_state(archive: Archive, opt: SignA, route: Route, policy: Policy) -> dict[str, Tensor]:
+class Saved(Protocol):
+    """What was saved: every worker's rows by its number, and the server's state from whoever owned it."""
+
+    @property
+    def workers(self) -> int:
+        """N, when it was saved."""
+        ...
+
+    def row(self, worker: int, parameter: str, address: str) -> Tensor:
+        """A worker's state."""
+        ...
+
+    def server(self, parameter: str) -> dict[str, Tensor]:
+        """The server's state for a parameter, by address."""
+        ...
+
+
+def worker_state(saved: Saved, opt: SignA, route: Route, policy: Policy) -> dict[str, Tensor]:
     """The rows (k, ...) of this process' workers for a parameter; with another N also what receivers made of them.
 
     ``policy`` counts only where N differs: the mean of all, worker j mod N's, or the initial state (``reset``).
     """
-    views, local, there = opt.state[route.named.parameter], opt.transport.local, archive.workers
+    views, local, there = opt.state[route.named.parameter], opt.transport.local, saved.workers
     addresses = [address for address in views if address.startswith("worker.")]
-    if there == opt.transport.workers:
-        return {a: torch.stack([archive.row(j, route.named.name, a) for j in local]) for a in addresses}
+    if there == opt.transport.workers or not views:
+        return {a: torch.stack([saved.row(j, route.named.name, a) for j in local]) for a in addresses}
     method = opt.spec.groups[route.group].method
     receives = any(address.startswith("server.up.") for address in views)
     workers = range(opt.transport.workers) if receives else local
-    # A stack of this one parameter knows every state's initial value, and its form as rows of matrices.
-    stack = Stack(opt.spec.groups[route.group], [route], workers)
+    # A stack of this one parameter knows every state's initial value, and its form as rows of matrices. The route is
+    # the optimizer's stack's: of a sharded model that one has the whole tensor.
+    whole = next(own for _, stack in opt.stacks for own in stack.routes if own.named.name == route.named.name)
+    stack = Stack(opt.spec.groups[route.group], [whole], workers)
     stack.own(range(stack.per) if receives else ())
     fresh = stack.views(0)
     for address in addresses if policy != "reset" else ():
         if policy == "mean":
-            rows = torch.stack([archive.row(j, route.named.name, address) for j in range(there)])
+            rows = torch.stack([saved.row(j, route.named.name, address) for j in range(there)])
             fresh[address].copy_(in_order(rows) / there)
             continue
         for place, worker in enumerate(workers):
-            fresh[address][place].copy_(archive.row(worker % there, route.named.name, address))
+            fresh[address][place].copy_(saved.row(worker % there, route.named.name, address))
     own = slice(local.start - workers.start, local.stop - workers.start)
     found = {address: fresh[address][own] for address in addresses}
     if receives:
