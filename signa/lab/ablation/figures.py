@@ -23,6 +23,7 @@ __all__ = ["MISSING", "draw"]
 MISSING = "no figures: matplotlib is not installed (pip install 'signa-optim[train]')"
 #: What is black on paper takes the colour of the text around it in a page; no other thing has this colour.
 INK = "#1b1f24"
+INSIDE, COLUMNS = 8, 3  # so many names fit into a figure; more stand below it
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -41,15 +42,16 @@ def draw(study: Study, found: Sequence[Row], folder: Path) -> dict[str, str] | N
     gaps = [row for row in found if row.difference is not None and row.difference.pairs]
     searched = [member for member in members if len({run.rate for run in member.tried}) > 1]
     height = 1.2 + 0.34 * max(1, len(gaps))
+    below = 0.21 * math.ceil(len(members) / COLUMNS) if len(members) > INSIDE else 0.0
     plans: list[tuple[str, float, bool, Callable[[Axes], None]]] = [
         (
             "curves",
-            4.4,
+            4.4 + below,
             any(_curves(study, m) for m in members),
             lambda axes: _draw_curves(axes, study, members, styles),
         ),
         ("differences", height, bool(gaps), lambda axes: _draw_differences(axes, study, gaps, styles)),
-        ("search", 4.4, bool(searched), lambda axes: _draw_search(axes, study, searched, styles)),
+        ("search", 4.4 + below, bool(searched), lambda axes: _draw_search(axes, study, searched, styles)),
     ]
     ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     settings: Any = {"svg.hashsalt": "signa", "svg.fonttype": "none", "font.size": 10, "text.parse_math": False, **ink}
@@ -115,7 +117,15 @@ def _draw_curves(axes: Axes, study: Study, members: Sequence[Member], styles: di
         xlabel="step", ylabel=study.goal.metric, title="mean over seeds; band: from the lowest to the highest seed"
     )
     axes.title.set_fontsize("small")
-    axes.legend(frameon=False, fontsize="small")
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Inside while there is room, else below in columns."""
+    if len(lines := axes.get_legend_handles_labels()[1]) <= INSIDE:
+        axes.legend(frameon=False, fontsize="small")
+    elif lines:
+        axes.figure.legend(loc="outside lower center", ncols=COLUMNS, frameon=False, fontsize="x-small")
 
 
 def view(values: Sequence[float]) -> tuple[float, float]:
@@ -175,7 +185,7 @@ def _draw_search(axes: Axes, study: Study, members: Sequence[Member], styles: di
         axes.plot([value], [edge], "x", color=colour, clip_on=False)
     axes.set(xlabel="learning rate", ylabel=study.goal.metric, title="one seed; ring: chosen; cross: diverged")
     axes.title.set_fontsize("small")
-    axes.legend(frameon=False, fontsize="small")
+    _legend(axes)
 
 
 def _rate(run: Finding) -> float:
