@@ -46,9 +46,9 @@ class Aggregator(Rule):
         """
         return None
 
-    def of_sum(self, total: Tensor, present: Tensor) -> Tensor | None:
-        """The aggregate from the messages' sum (B, m, n) and the number of active workers (B,), where that is enough;
-        else None."""
+    def of_sum(self, total: Tensor, present: Tensor, ctx: Context) -> Tensor | None:
+        """The aggregate from the messages' sum (..., m, n) and how many are active (...), where that is enough; else
+        None."""
         return None
 
     def admit(self, workers: int) -> None:

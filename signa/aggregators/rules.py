@@ -42,10 +42,14 @@ class MajorityVote(Aggregator):
 
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         """The sign that more workers sent."""
-        vote = torch.sign(in_order(messages))
+        return self.of_sum(in_order(messages), active.sum(0), ctx)
+
+    def of_sum(self, total: Tensor, present: Tensor, ctx: Context) -> Tensor:
+        """Its sign; where it is 0, and anybody voted, a coin (or nothing)."""
+        vote = torch.sign(total)
         if self.ties == "zero" or (vote.device.type == "cpu" and bool(vote.all())):
             return vote
-        return torch.where(vote.eq(0) & active.any(0)[..., None, None], ctx.coins(vote), vote)
+        return torch.where(vote.eq(0) & present.gt(0)[..., None, None], ctx.coins(vote), vote)
 
     def of_words(self, planes: Tensor, coins: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """The majority, by carry-save adders over 64 votes at a time."""
@@ -81,9 +85,9 @@ class Mean(Aggregator):
 
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         """The mean over those present."""
-        return self.of_sum(in_order(messages), active.sum(0))
+        return self.of_sum(in_order(messages), active.sum(0), ctx)
 
-    def of_sum(self, total: Tensor, present: Tensor) -> Tensor:
+    def of_sum(self, total: Tensor, present: Tensor, ctx: Context) -> Tensor:
         """The sum over how many there are."""
         return total / present.clamp(min=1)[..., None, None]
 

@@ -160,12 +160,12 @@ def _aggregator_words(rule: Aggregator, x: Tensor) -> None:
 
 
 def _aggregator_sums(rule: Aggregator, x: Tensor) -> None:
-    """``of_sum`` is the aggregate bit for bit, from a sum that was added in worker order."""
+    """``of_sum`` is the aggregate bit for bit, coins included, from a sum that was added in worker order."""
     for messages in _messages(rule, x, 4):
         active = _everyone(messages)
         messages[1, 1], active[1, 1] = 0, False
-        total, present = in_order(messages), active.sum(0)
-        _untouched([total, present], lambda t=total, p=present: rule.of_sum(t, p))  # type: ignore[misc]
-        found = rule.of_sum(total, present)
+        total, present, ctx = in_order(messages), active.sum(0), context(range(2))
+        _untouched([total, present], lambda t=total, p=present, c=ctx: rule.of_sum(t, p, c))  # type: ignore[misc]
+        found = rule.of_sum(total, present, ctx)
         if found is not None:
-            _identical(found, rule(messages, active, context(range(2))), "the sum and the messages aggregate otherwise")
+            _identical(found, rule(messages, active, ctx), "the sum and the messages aggregate otherwise")

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 from ..codec import Block
 from .base import Lane
+from .sums import encodings
 
 #: Seconds before a message's first byte, and per byte, of each backend: 10 Gb/s Ethernet under gloo; one NVLink or
 #: InfiniBand port (25 GB/s) under NCCL. They only decide between exchanges; no bit depends on them.
 LINKS = {"gloo": (100e-6, 1 / 1.25e9), "nccl": (20e-6, 1 / 25e9)}
+
+
+#: The exchanges that ``auto`` chooses from. A SUM is for comparison, and for backends that have nothing else.
+PACKED = ("alltoall", "allgather")
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,12 @@ class Choice:
 
 
 def choices(lanes: Sequence[Lane], ranks: int, held: float, link: str) -> list[Choice]:
-    """Every exchange that gives the simulation's bits, with ``held`` workers on each of ``ranks`` ranks.
+    """Every exchange that can carry these lanes, with ``held`` workers on each of ``ranks`` ranks.
 
     ``T = rounds (W - 1) alpha + beta bytes`` for W ranks. For an all-to-all ``bytes = (W - 1) / W (k up + back)`` and
     two rounds, where what comes back is the aggregate, or what a split server made of it; for an all-gather
-    ``bytes = (W - 1) k up`` and one.
+    ``bytes = (W - 1) k up`` and one; for a sum ``bytes = 2 (W - 1) / W m``, where m is what is summed, and three: who
+    takes part, and a ring there and back.
     """
     up, middle, down = (
         sum(getattr(lane, part).nbytes(Block(0, lane.matrices, 0, lane.entries)) for lane in lanes)
@@ -50,6 +56,11 @@ def choices(lanes: Sequence[Lane], ranks: int, held: float, link: str) -> list[C
     found = [
         choice("alltoall", False, share * (held * up + middle), 2),
         choice("allgather", False, (ranks - 1) * held * up, 1),
+        *(
+            choice(name, False, 2 * share * encoding.nbytes(lanes), 3)
+            for name, encoding in encodings(round(held * ranks)).items()
+            if not encoding.refuses(lanes[0])
+        ),
     ]
     return [choice("alltoall", True, share * (held * up + down), 2), *found] if serves else found
 
@@ -62,4 +73,4 @@ def best(found: Sequence[Choice], serves: bool) -> Choice:
     return min(found, key=lambda choice: choice.seconds)
 
 
-__all__ = ["LINKS", "Choice", "best", "choices"]
+__all__ = ["LINKS", "PACKED", "Choice", "best", "choices"]

@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from ..codec import Block, Dense
+from ..codec import Block
 from ..errors import PeerLost, WireError
 from . import digest
 from .agreement import Averaging, require_same
 from .base import Bucket, Lane, Verdict
 from .bucket import Talk, WireBucket
 from .buffers import Followers
-from .costs import best, choices
+from .costs import PACKED, Choice, best, choices
 from .cut import by_parameter, evenly
 from .header import WIRE_VERSION
 from .launch import join, leave
 from .line import Line
 from .payload import Scratch
 from .ranks import Ranks
-from .ring import RingBucket
+from .sums import SumBucket, encodings
 
-Exchange = Literal["auto", "alltoall", "allgather", "ring"]
+Exchange = Literal["auto", "alltoall", "allgather", "int8", "lanes", "ring"]
 Server = Literal["auto", "replicated", "sharded"]
 SHARE = 6  # with overlap, about so many buckets
 LEAST = 64 << 10  # and no bucket with fewer bytes to each rank
@@ -48,8 +48,10 @@ class Group:
         workers_per_rank: how many workers this rank holds; ranks may differ. With more than one, each backward pass
             stands in ``with opt.worker(j):``.
         exchange: ``alltoall`` (each owner of a chunk aggregates it, 2 (N - 1) / N bits for a vote), ``allgather``
-            (everybody aggregates everything, N - 1 bits, one round; owners need not be trusted), ``ring`` (all-reduce
-            of dense means; not equal to the simulation bit for bit), or ``auto``: the cheapest by the cost model.
+            (everybody aggregates everything, N - 1 bits, one round; owners need not be trusted), or ``auto``: the
+            cheaper of the two by the cost model. Three add up by an all-reduce, where a bucket can be (any other one
+            travels as in ``auto``): ``int8`` (signs in bytes, at most 127 workers), ``lanes`` (signs in as many bits as
+            count them) and ``ring`` (dense means; not equal to the simulation bit for bit).
         server: ``sharded`` splits the server's work and state over ranks, parameter by parameter; ``replicated`` does
             it everywhere; ``auto`` takes what sends least.
         overlap: messages leave during the backward pass, as soon as their gradients are there, and are exchanged in a
@@ -63,7 +65,8 @@ class Group:
         store: the group's key-value store, where torch does not know it (a group made by hand).
 
     Raises:
-        ValueError: an argument makes no sense. RuntimeError: there is no process group to join.
+        ValueError: an argument makes no sense, or int8 cannot count so many workers. RuntimeError: there is no process
+            group to join.
     """
 
     def __init__(
@@ -117,6 +120,9 @@ class Group:
         self.held = tuple(int(text) for text in told)
         first = sum(self.held[: self.rank])
         self._local = range(first, first + self._workers_here)
+        self._encodings = encodings(self.workers)
+        if self.exchange in self._encodings and (why := self._encodings[self.exchange].uncountable):
+            raise ValueError(why)
         self._talk = Talk()
         self._facts: list[str] = []
         self._plan: list[str] = []
@@ -177,18 +183,17 @@ class Group:
     def _bucket(self, lanes: list[Lane], loads: list[float], cuts: bool) -> Bucket:
         number, serves = len(self._plan), lanes[0].serves
         found = choices(lanes, self.size, self.workers / self.size, self._link(lanes[0].device))
-        if self.exchange == "ring" and _summable(lanes[0]):
-            self._plan.append(_told(number, lanes, "ring, as asked"))
-            return RingBucket(lanes, self.ranks, self.held, number, self._talk)
-        wanted = [
+        allowed = [
             choice
             for choice in found
-            if self.exchange in ("auto", "ring", choice.exchange)
-            and (self.server == "auto" or not serves or choice.sharded == (self.server == "sharded"))
+            if self.server == "auto" or not serves or choice.sharded == (self.server == "sharded")
         ]
-        chosen = best(wanted, serves)
+        asked = [choice for choice in allowed if choice.exchange == self.exchange]
+        chosen = best(asked or [choice for choice in allowed if choice.exchange in PACKED], serves)
         others = "; ".join(str(choice) for choice in found if choice is not chosen)
-        self._plan.append(_told(number, lanes, f"{chosen} (not {others})"))
+        self._plan.append(_told(number, lanes, f"{chosen}{self._instead(chosen, lanes[0])} (not {others})"))
+        if encoding := self._encodings.get(chosen.exchange):
+            return SumBucket(lanes, self.ranks, self.held, encoding, number, self._talk)
         mine = None
         if chosen.exchange == "alltoall":
             whole = chosen.sharded or not cuts
@@ -203,6 +208,13 @@ class Group:
             talk=self._talk,
             scratch=Scratch() if self.overlap else self._talk.scratch,  # with overlap its content outlives the next
         )
+
+    def _instead(self, chosen: Choice, lane: Lane) -> str:
+        """Why a bucket does not take the sum that was asked for."""
+        if self.exchange == chosen.exchange or self.exchange not in self._encodings:
+            return ""
+        why = self._encodings[self.exchange].refuses(lane) or "every rank serves behind a sum"
+        return f", instead of {self.exchange}: {why}"
 
     def _link(self, device: torch.device) -> str:
         return "gloo" if self.ranks.home(device).type == "cpu" else "nccl"
@@ -364,11 +376,6 @@ def _store(group: Any) -> Any:
 
 def _nbytes(lane: Lane) -> int:
     return lane.up.nbytes(Block(0, lane.matrices, 0, lane.entries))
-
-
-def _summable(lane: Lane) -> bool:
-    probe = torch.zeros(1, 1, 1)
-    return isinstance(lane.up, Dense) and lane.aggregate.of_sum(probe, torch.ones(1)) is not None
 
 
 def _told(number: int, lanes: Sequence[Lane], choice: str) -> str:

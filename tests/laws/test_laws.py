@@ -370,8 +370,8 @@ class WrongMean(Mean):
     kind: str = "wrong_mean"
     how: str
 
-    def of_sum(self, total: Tensor, present: Tensor) -> Tensor:
-        return super().of_sum(total, present if self.how == "right" else torch.full_like(present, 4))
+    def of_sum(self, total: Tensor, present: Tensor, ctx: Context) -> Tensor:
+        return super().of_sum(total, present if self.how == "right" else torch.full_like(present, 4), ctx)
 
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         return Mean()(messages, active, ctx)
