@@ -31,6 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     "signmuon": {"method": "signmuon"},
     "signmuon, allgather": {"method": "signmuon", "exchange": "allgather"},
     "signsgd": {"method": "signsgd"},
+    "signsgd, lanes": {"method": "signsgd", "exchange": "lanes"},
+    "signsgd, int8": {"method": "signsgd", "exchange": "int8"},
     "ef21muonsign, sharded": {"method": "ef21muonsign", "server": "sharded"},
     "ef21muonusign": {"method": "ef21muonusign"},
     "sgd (dense, exact)": {"method": "sgd", "exchange": "alltoall"},

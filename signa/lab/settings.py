@@ -15,6 +15,7 @@ from ..rule import Count, Frozen, Positive, Share, plain
 from ..sources import Source, read
 from ..spec import Spec
 from ..transport.group import Exchange, Server
+from ..transport.sums import Int8
 from .schedules import Schedule, Wsd, schedules
 from .tasks import Shakespeare, TaskConfig, tasks
 
@@ -64,6 +65,12 @@ class Settings(Frozen):
                 "exchange: allgather does not go with server: sharded",
                 because=because,
                 instead="write server: replicated, or exchange: alltoall",
+            )
+        if self.exchange == "int8" and self.workers > Int8.MOST:
+            raise Fault(
+                f"exchange: int8 does not go with workers: {self.workers}",
+                because=f"a sum of int8 wraps silently at {Int8.MOST + 1}",
+                instead="write exchange: lanes, or exchange: alltoall",
             )
         return self
 

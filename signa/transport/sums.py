@@ -148,7 +148,10 @@ class Lanes(Encoding):
 
     def counts(self, rows: Tensor) -> Tensor:
         """How many +1."""
-        return rows.gt(0).sum(0, dtype=torch.int32)
+        counts = rows[0].gt(0).int()
+        for row in rows[1:]:
+            counts += row.gt(0)
+        return counts
 
     def fold(self, counts: Tensor) -> Tensor:
         """Words of lanes."""

@@ -230,3 +230,6 @@ def test_each_rank_of_a_machine_has_its_gpu(monkeypatch: Patch) -> None:
 def test_an_exchange_that_cannot_be_is_refused() -> None:
     with pytest.raises(SpecError, match="allgather does not go with server: sharded"):
         read_settings({"exchange": "allgather", "server": "sharded"})
+    with pytest.raises(SpecError, match=r"int8 does not go with workers: 128(?s:.*)write exchange: lanes"):
+        read_settings({"exchange": "int8", "workers": 128})
+    assert read_settings({"exchange": "int8", "workers": 127}).exchange == "int8"
