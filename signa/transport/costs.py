@@ -73,4 +73,11 @@ def best(found: Sequence[Choice], serves: bool) -> Choice:
     return min(found, key=lambda choice: choice.seconds)
 
 
-__all__ = ["LINKS", "PACKED", "Choice", "best", "choices"]
+def choose(found: Sequence[Choice], exchange: str, server: str, serves: bool) -> Choice:
+    """The best of those that were asked for; where none of them can carry the lanes, the best that packs."""
+    allowed = [one for one in found if server == "auto" or not serves or one.sharded == (server == "sharded")]
+    asked = [one for one in allowed if one.exchange == exchange]
+    return best(asked or [one for one in allowed if one.exchange in PACKED], serves)
+
+
+__all__ = ["LINKS", "PACKED", "Choice", "best", "choices", "choose"]

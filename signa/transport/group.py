@@ -20,7 +20,7 @@ from .agreement import Averaging, require_same
 from .base import Bucket, Lane, Verdict
 from .bucket import Talk, WireBucket
 from .buffers import Followers
-from .costs import PACKED, Choice, best, choices
+from .costs import Choice, choices, choose
 from .cut import by_parameter, evenly
 from .header import WIRE_VERSION
 from .launch import join, leave
@@ -181,15 +181,9 @@ class Group:
         return found
 
     def _bucket(self, lanes: list[Lane], loads: list[float], cuts: bool) -> Bucket:
-        number, serves = len(self._plan), lanes[0].serves
+        number = len(self._plan)
         found = choices(lanes, self.size, self.workers / self.size, self._link(lanes[0].device))
-        allowed = [
-            choice
-            for choice in found
-            if self.server == "auto" or not serves or choice.sharded == (self.server == "sharded")
-        ]
-        asked = [choice for choice in allowed if choice.exchange == self.exchange]
-        chosen = best(asked or [choice for choice in allowed if choice.exchange in PACKED], serves)
+        chosen = choose(found, self.exchange, self.server, lanes[0].serves)
         others = "; ".join(str(choice) for choice in found if choice is not chosen)
         self._plan.append(_told(number, lanes, f"{chosen}{self._instead(chosen, lanes[0])} (not {others})"))
         if encoding := self._encodings.get(chosen.exchange):

@@ -123,9 +123,9 @@ class Lanes(Encoding):
     w + 2 W, ...
 
     >>> three = Lanes(3)  # 16 lanes of two bits
-    >>> words = three.fold(torch.full((17,), 3, dtype=torch.int32))
-    >>> words, three.unfold(words, 17).tolist() == [3] * 17
-    (tensor([        -1, 1073741823], dtype=torch.int32), True)
+    >>> word = three.fold(torch.full((16,), 3, dtype=torch.int32))
+    >>> word, three.unfold(word, 16).tolist() == [3] * 16
+    (tensor([-1], dtype=torch.int32), True)
     """
 
     exchange = "lanes"

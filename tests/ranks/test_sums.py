@@ -107,6 +107,14 @@ def test_nobody_has_a_gradient(exchange: str) -> None:
     same(reference, ranks(two("signsgd"), [1, 1, 1], {"exchange": exchange}, **options))
 
 
+@pytest.mark.parametrize("exchange", ["int8", "lanes"])
+def test_a_sum_may_overlap(exchange: str) -> None:
+    """Several buckets under way at once, summed and not."""
+    options: dict[str, Any] = {"steps": 4, "shapes": RAGGED}
+    group = {"exchange": exchange, "overlap": True, "bucket_mb": 1e-4}
+    same(loopback(two("signsgd"), 3, **options), ranks(two("signsgd"), [1, 1, 1], group, **options))
+
+
 def agreed(name: str, p: Tensor, t: int, j: int) -> Tensor | None:
     """In step 0 everybody agrees, so counts are 0 and N; later only a few dissent or are away."""
     return plain(name, p, 0, 0) if t == 0 or j > 5 else awkward(name, p, t, j)
