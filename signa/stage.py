@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from .coins import Coins
+from .packing import fair, words_for
 from .rule import Registry, Rule
 from .signal import Role, Signal
 
@@ -53,11 +53,9 @@ class Context:
 
         On a CPU the coins are tossed only where a zero exists; the result is the same.
         """
-        sign = torch.sign(x)
-        if x.device.type == "cpu" and bool(sign.all()):
-            return sign
-        opinion = sign.ne(0).flatten(-2).any(-1)[..., None, None]
-        return torch.where(sign.eq(0) & opinion, self.coins(x), sign)
+        rows, entries = x.shape[:-2].numel(), x.shape[-2:].numel()
+        flat = x.reshape(rows, entries)
+        return fair(flat, lambda: self.coin.words(rows, words_for(entries), x.device)).view(x.shape)
 
 
 class Stage(Rule):
