@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,21 +32,27 @@ class Engine:
         self.transport = transport
         self.stacks: list[tuple[int, Stack]] = []
         self.phases: list[list[int]] = []  # what was planned together, so that a copy's server is split alike
-        self.exact = ExactModel()
+        self.homes = transport.homes()
+        self.exact = ExactModel(self.homes)
+        self._users: dict[int, Tensor] = {}  # by the id of the whole tensor
         self.overlap = None if transport.line is None else Overlap(transport.line, self.exact.honour_loads)
         self._buckets: list[Parcel] = []
 
     def add(self, groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]], names: Sequence[str]) -> None:
         """Stacks for the routes of these groups, in the order of ``names``, which every process must have alike.
 
-        All of them are planned together, so every process plans alike.
+        All of them are planned together, so every process plans alike. Of a sharded model only those have a stack here
+        whose home is here.
         """
         self.phases.append(list(groups))
+        self.exact.kept |= any(group.method.step_address.startswith("server.") for group, _ in groups.values())
+        wholes = self._settle([route for _, routes in groups.values() for route in routes])
         turn = {name: at for at, name in enumerate(names)}
         every = [
-            (index, route)
+            (index, replace(route, named=replace(route.named, parameter=wholes[route.named.name])))
             for index, (_, routes) in groups.items()
             for route in sorted(routes, key=lambda route: turn[route.named.name])
+            if route.named.name in wholes
         ]
         alike: dict[tuple[Any, ...], list[Route]] = {}
         for index, route in every:
@@ -82,11 +89,19 @@ class Engine:
         self._buckets += parcels
         self.stacks += new
 
+    def _settle(self, routes: Sequence[Route]) -> dict[str, Tensor]:
+        """The whole tensors here, by name. A step of m x n costs about m n min(m, n), as in a split server."""
+        costs = [float(_entries(route) * min(route.layout.m, route.layout.n)) for route in routes]
+        parameters = {route.named.name: route.named.parameter for route in routes}
+        wholes = self.homes.settle(dict(zip(parameters, zip(parameters.values(), costs, strict=True), strict=True)))
+        self._users |= {id(whole): parameters[name] for name, whole in wholes.items()}
+        return wholes
+
     def views(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Every parameter with its share of the state."""
+        """The user's parameters, each with its share of the state; of a sharded model those whose home is here."""
         for _, stack in self.stacks:
-            for position, parameter in enumerate(stack.parameters):
-                yield parameter, stack.views(position)
+            for position, whole in enumerate(stack.parameters):
+                yield self._users[id(whole)], stack.views(position)
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -127,11 +142,13 @@ class Engine:
             for parcel, shared in self.overlap.land():
                 parcel.deliver(shared, scalars, clock, self.exact)
             return
+        rows = self.homes.collect(rows)
         self.exact.honour_loads()
         for parcel in self._buckets:
             shared = parcel.exchange(parcel.send(rows, scalars, clock), scalars, clock)
             parcel.settle(keep=True)
             parcel.deliver(shared, scalars, clock, self.exact)
+        self.homes.spread()
 
     def deliver(self, shared: Sequence[Sequence[Shared]], scalars: Sequence[Scalars], clock: Clock) -> None:
         """The last third of a step whose server is elsewhere, from what it sent for every parcel."""

@@ -11,15 +11,19 @@ from torch import Tensor
 
 from .errors import Advice, StateError
 from .stack import Stack
+from .transport import Homes
 
 
 class ExactModel:
     """Shows X for evaluation, and starts it anew where someone else wrote the parameters.
 
     Whether someone did is told by the parameters' version counters and addresses, so no tensor is read for it.
+    ``kept``: whether some method of the model has an X, be it on other processes of the node.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, homes: Homes) -> None:
+        self.kept = False
+        self._homes = homes
         self._stacks: list[Stack] = []
         self._whole: list[Callable[[Tensor], Tensor]] = []
         self._seen: dict[int, tuple[int, int]] = {}
@@ -55,26 +59,30 @@ class ExactModel:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Inside, the parameters hold X; blocks may nest."""
-        if self._shown:
+        if self._shown or not self.kept:
             yield
             return
+        self._homes.fetch()
         kept = [[p.detach().clone() for p in stack.parameters] for stack in self._stacks]
         with torch.no_grad():
             self.honour_loads()
             for stack, whole in zip(self._stacks, self._whole, strict=True):
                 stack.write(whole(stack.exact))  # type: ignore[arg-type]
                 self.note(stack)
-        self._shown = bool(self._stacks)
+        self._homes.spread()
+        self._shown = True
         try:
             yield
         finally:
             self._shown = False
+            self._homes.fetch()
             with torch.no_grad():
                 for stack, values in zip(self._stacks, kept, strict=True):
                     if self._untouched(stack):
                         for p, value in zip(stack.parameters, values, strict=True):
                             p.copy_(value)
                         self.note(stack)
+            self._homes.spread()
 
     def honour_loads(self) -> None:
         """Where someone else wrote the parameters (model.load_state_dict), X starts anew from them, with advice."""

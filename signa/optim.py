@@ -31,6 +31,8 @@ class SignA(torch.optim.Optimizer):
     ``step()`` writes the parameters and its own state, never ``p.grad``. State is created here, in full, whether or not
     a gradient ever comes: ``state[p]`` holds views keyed by address (``worker.momentum.m``, ``server.step.x``).
 
+    Of a sharded model (``Group(..., shard=...)``), ``state[p]`` is there on one rank of the node, p's home.
+
     Raises:
         RoutingError, UnsupportedParameter: see :class:`signa.routing.Routing`.
     """
@@ -57,6 +59,7 @@ class SignA(torch.optim.Optimizer):
         try:
             routing = Routing.of(spec, model)
             spec.admit(transport.workers)
+            transport.homes().admit({route.named.name: route.named.parameter for route in routing})
         except SignaError as error:  # the others must not wait; where all have the same error, it is just that
             transport.agree({"error": str(error)}, None)
             raise
@@ -103,8 +106,12 @@ class SignA(torch.optim.Optimizer):
         self._rows = Rows(parameters, names, self.transport.local, self._buffers)
 
     def replicas(self) -> dict[str, Tensor]:
-        """Everything that must be equal on all processes, by name: the parameters, and the replicas' state."""
-        found = {route.named.name: route.named.parameter.detach() for route in self.routing}
+        """Everything that must be equal on all processes, by name: the parameters, and the replicas' state.
+
+        Of a sharded model it is what is here: the shards, and the state of the parameters whose home is here.
+        """
+        part = self._engine.homes.part
+        found = {route.named.name: part(route.named.parameter.detach()) for route in self.routing}
         for route in self.routing:
             for address, view in self.state[route.named.parameter].items():
                 if address.startswith("replica."):
@@ -172,14 +179,15 @@ class SignA(torch.optim.Optimizer):
     def _step(self) -> None:
         self._engine.exact.refuse_inside("step()")
         unscale, infinite = scaler_says(self, alone=self._rows.single)
-        rows = self._rows.take()
+        homes = self._engine.homes
+        rows = [[None if grad is None else homes.part(grad) for grad in row] for row in self._rows.take()]
         if fresh := self._fresh:
             self._fresh = False
             columns = [[row[at] for row in rows] for at in range(len(self.routing))]
             there = zip(self.routing, columns, strict=True)
             named = {route.named.name: (route.named.parameter, grads) for route, grads in there}
             self.transport.first({n: (p, [g for g in grads if g is not None]) for n, (p, grads) in named.items()})
-        bad = {} if infinite else self._nonfinite(rows)
+        infinite, bad = homes.agreed(infinite, {} if infinite else self._nonfinite(rows))
         clock = Clock(self.seed, self.steps, 1.0 if unscale is None else unscale)
         stale = self._engine.prepare(*self._now(rows), clock)
         ask = unscale is not None or self.nonfinite != "abstain"
@@ -260,7 +268,7 @@ class SignA(torch.optim.Optimizer):
     @property
     def keeps_exact(self) -> bool:
         """Whether some method keeps an exact model X apart from the parameters (EF21-P)."""
-        return any(stack.method.step_address.startswith("server.") for _, stack in self._engine.stacks)
+        return self._engine.exact.kept
 
     def probe(self, look: Probe) -> AbstractContextManager[None]:
         """Inside, ``look`` sees what comes to and leaves every hop of a step: for measuring.
@@ -315,6 +323,7 @@ class SignA(torch.optim.Optimizer):
         if self._rows.pending:
             raise GradientError("add_param_group between a worker's block and step(): call it before the blocks")
         routing.spec.admit(self.transport.workers)
+        self._engine.homes.admit({route.named.name: route.named.parameter for route in routes})
         self.spec, self.routing = routing.spec, routing
         super().add_param_group(_param_group(group, routes))
         self.transport.agree(export_facts(self, self._buffers), None)
@@ -324,7 +333,9 @@ class SignA(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Everything a resume needs, by parameter name: state, groups, step, seed, workers, and the spec itself.
 
-        Tensors are copies; the whole is plain data that ``torch.load(weights_only=True)`` reads.
+        Tensors are copies; the whole is plain data that ``torch.load(weights_only=True)`` reads. Of several processes
+        each has its own workers' state and its own share of the server's, and of a sharded model the state of the
+        parameters whose home is here: load it where it comes from.
         """
         for pre in self._optimizer_state_dict_pre_hooks.values():
             pre(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,12 +12,10 @@ from torch import Tensor
 from .exact import ExactModel
 from .stack import Stack
 from .transport import Aggregate, Bucket, Clock, Message
+from .transport.homes import Rows
 
 Scalars = tuple[float, float]
 """A group's learning rate and weight decay."""
-
-Rows = Sequence[Mapping[int, Tensor | None]]
-"""Local worker k's gradients by the parameter's id."""
 
 Shared = tuple[Tensor, Sequence[int]]
 """A server's message for a stack, and the matrices that it is for."""

@@ -97,11 +97,6 @@ def check_parameter(name: str, parameter: Tensor) -> None:
             "run a forward pass first",
         ),
         (parameter.layout != torch.strided, "is sparse", "use a dense parameter"),
-        (
-            any(cls.__name__ == "DTensor" for cls in type(parameter.data).__mro__),
-            "is a DTensor (FSDP2, tensor parallel), which SignA cannot shard yet",
-            "replicate the model (signa.replicate)",
-        ),
         (parameter.is_complex(), "is complex", "torch.view_as_real(...)"),
         (parameter.is_meta, "has no storage (meta device)", "model.to_empty(...) first"),
         (not real, "holds no floating-point numbers", "set requires_grad=False, or convert it"),

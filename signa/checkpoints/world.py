@@ -29,11 +29,20 @@ class World:
         transport: whose processes they are.
         call: the function that all of them are in.
         task: what cannot be done, for errors.
+
+    Raises:
+        CheckpointError: the transport's model is sharded.
     """
 
     def __init__(self, transport: Transport, call: str, task: str) -> None:
         self.transport, self.call, self.task = transport, call, task
         group = transport if isinstance(transport, Group) else None
+        if group is not None and group.node is not None:
+            raise CheckpointError(
+                f"{call}: {task}: the model is sharded (Group(..., shard=...)), and these checkpoints hold whole ones: "
+                "save {'model': model.state_dict(), 'optim': signa.checkpoints.DCPState(opt)} with "
+                "torch.distributed.checkpoint"
+            )
         self.ranks = group.ranks if group else None
         self.rank, self.size = (group.rank, group.size) if group else (0, 1)
         self.held = group.held if group else (transport.workers,)

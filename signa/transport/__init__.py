@@ -1,8 +1,10 @@
 """How messages reach the aggregator. The only place that knows torch.distributed."""
 
 from .base import ABSENT, SILENT, VOICE, Aggregate, Bucket, Clock, Lane, Message, Transport, Verdict
-from .group import Group, replicate
+from .group import Group
+from .homes import Homes
 from .loopback import Loopback, default_transport
+from .replicate import replicate
 
 __all__ = [
     "ABSENT",
@@ -12,6 +14,7 @@ __all__ = [
     "Bucket",
     "Clock",
     "Group",
+    "Homes",
     "Lane",
     "Loopback",
     "Message",

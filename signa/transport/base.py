@@ -13,6 +13,7 @@ from ..aggregators import Aggregator
 from ..codec import Codec
 from ..coins import SERVER, Coins
 from ..stage import Context
+from .homes import Homes
 from .line import Line
 
 #: What a worker has for a matrix: no message, one that is zero throughout, or one that is not.
@@ -148,6 +149,10 @@ class Transport(Protocol):
     @property
     def line(self) -> Line | None:
         """Where exchanges run beside the caller; None: in the caller's own time."""
+        ...
+
+    def homes(self) -> Homes:
+        """Where the whole parameters of one optimizer live."""
         ...
 
     def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:

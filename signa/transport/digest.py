@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..coins import mix_words
 from ..errors import ReplicaDrift
@@ -58,14 +58,9 @@ def compare(replicas: Mapping[str, Tensor], ranks: Ranks, step: int) -> None:
 
 
 @torch.no_grad()
-def broadcast_model(model: nn.Module, ranks: Ranks) -> None:
-    """Rank 0's parameters and buffers, everywhere."""
-    tensors = [*model.parameters(), *model.buffers()]
-    broadcast([tensor for tensor in tensors if tensor.numel()], ranks, "replicate")
-
-
 def broadcast(tensors: list[Tensor], ranks: Ranks, what: str) -> None:
     """Rank 0's values, one message for each dtype and device."""
+    tensors = [tensor for tensor in tensors if tensor.numel()]
     alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
@@ -78,4 +73,4 @@ def broadcast(tensors: list[Tensor], ranks: Ranks, what: str) -> None:
             tensor.detach().copy_(part.view(tensor.shape))
 
 
-__all__ = ["broadcast", "broadcast_model", "compare", "digest"]
+__all__ = ["broadcast", "compare", "digest"]

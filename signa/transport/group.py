@@ -23,8 +23,10 @@ from .buffers import Followers
 from .costs import Choice, choices, choose
 from .cut import by_parameter, evenly
 from .header import WIRE_VERSION
-from .launch import join, leave
+from .homes import Homes, InPlace
+from .launch import join, leave, process_group_of, store_of
 from .line import Line
+from .node import Node
 from .payload import Scratch
 from .ranks import Ranks
 from .sums import SumBucket, encodings
@@ -63,6 +65,9 @@ class Group:
         timeout: seconds (or a timedelta) that a collective may take before everybody raises CollectiveTimeout.
         check_replicas_every: steps between two comparisons of the replicas' digests; 0 never compares.
         store: the group's key-value store, where torch does not know it (a group made by hand).
+        shard: the ranks of this node (as ``process_group``, which then joins the ranks with the same place in their
+            nodes), over which ``fully_shard(model, mesh=...)`` has cut the model. A worker is a node then: gradients
+            are averaged inside by FSDP, and each whole parameter is worked on by one rank of the node.
 
     Raises:
         ValueError: an argument makes no sense, or int8 cannot count so many workers. RuntimeError: there is no process
@@ -81,6 +86,7 @@ class Group:
         timeout: float | timedelta = 300.0,
         check_replicas_every: int = 100,
         store: Any = None,
+        shard: Any = None,
     ) -> None:
         for name, value, allowed in (("exchange", exchange, Exchange), ("server", server, Server)):
             if value not in get_args(allowed):
@@ -99,23 +105,26 @@ class Group:
             raise ValueError(f"overlap must be True or False, got {overlap!r}")
         if exchange == "allgather" and server == "sharded":
             raise ValueError("in an all-gather everybody serves: set server='replicated', or exchange='alltoall'")
+        if shard is not None and (overlap or workers_per_rank > 1):
+            what = "overlap=True" if overlap else f"workers_per_rank={workers_per_rank}"
+            raise ValueError(f"with shard= a node is one worker whose gradients arrive in step(): leave {what} out")
         self.exchange, self.server, self.overlap, self.bucket_mb = exchange, server, overlap, float(bucket_mb)
         self.check_replicas_every, self._workers_here, self._timeout = (
             check_replicas_every,
             workers_per_rank,
             float(timeout),
         )
-        self._attach(process_group, store)
+        self._attach(process_group, store, shard)
 
-    def _attach(self, process_group: Any, store: Any = None) -> None:
-        group = process_group.get_group() if hasattr(process_group, "get_group") else process_group
-        self._opened = group is None and _join_default(self._timeout)
-        group = dist.group.WORLD if group is None else group
-        if not callable(getattr(group, "rank", None)):
-            what = f"{process_group!r} is no process group"
-            raise TypeError(f"{what}: pass one of torch.distributed, a DeviceMesh, or nothing for the default group")
+    def _attach(self, process_group: Any, store: Any = None, shard: Any = None) -> None:
+        self._opened = process_group is None and _join_default(self._timeout)
+        group = dist.group.WORLD if process_group is None else process_group_of(process_group)
         self.line = Line() if self.overlap else None
-        self.ranks = Ranks(group, _store(group) if store is None else store, self._timeout, self.line)
+        self.ranks = Ranks(group, store_of(group) if store is None else store, self._timeout, self.line)
+        self.node: Node | None = None
+        if shard is not None:
+            inside = process_group_of(shard)
+            self.node = Node(Ranks(inside, store_of(inside), self._timeout, label="node"), self.ranks)
         told = self.ranks.texts(str(self._workers_here), "signa.Group()")
         self.held = tuple(int(text) for text in told)
         first = sum(self.held[: self.rank])
@@ -151,8 +160,19 @@ class Group:
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """Payload bytes that this rank has sent to and received from others until now, headers included."""
+        """Payload bytes that this rank has sent to and received from others until now, headers included.
+
+        With ``shard=`` those between nodes; inside the node ``group.node.ranks`` counts.
+        """
         return self.ranks.sent, self.ranks.received
+
+    def homes(self) -> Homes:
+        """Every model is whole, or sharded over the node."""
+        if self.node is None:
+            return InPlace()
+        from .shards import Shards  # DTensor is slow to import
+
+        return Shards(self.node.ranks, self.local.start)
 
     # Planning ----------------------------------------------------------------------------------------------------
 
@@ -222,7 +242,8 @@ class Group:
         held = str(self.held[0]) if len(set(self.held)) == 1 else str(list(self.held))
         return (
             f"Group(rank {self.rank} of {self.size}, workers_per_rank={held}, exchange={self.exchange!r}, "
-            f"server={self.server!r}, overlap={self.overlap}, bucket_mb={self.bucket_mb:g})"
+            f"server={self.server!r}, overlap={self.overlap}, bucket_mb={self.bucket_mb:g}"
+            + (f", shard=rank {self.node.ranks.rank} of {self.node.ranks.size})" if self.node else ")")
         )
 
     # Agreement ---------------------------------------------------------------------------------------------------
@@ -239,6 +260,8 @@ class Group:
         }
         own |= {"wire": WIRE_VERSION, "torch": torch.__version__.split("+")[0]}
         mine = {**{key: str(value) for key, value in own.items()}, **facts}
+        if self.node is not None:
+            require_same(self.node.ranks, mine, "the start")
         require_same(self.ranks, mine, "the start")
         self._facts.append(json.dumps(mine, sort_keys=True))
         text = "\n".join([*self._facts, str(self.held)])
@@ -286,6 +309,9 @@ class Group:
     ) -> Sequence[tuple[int, int]]:
         """Buffers follow worker 0's, and every so many steps the replicas are compared."""
         self.ranks.step = step
+        if self.node is not None:  # worker 0's are those of its node's rank 0
+            self.node.ranks.step = step
+            self.node.followers.follow(buffers, f"step {step}, the buffers")
         self._followers.follow(buffers, f"step {step}, the buffers")
         if self.check_replicas_every and step % self.check_replicas_every == 0:
             digest.compare(replicas(), self.ranks, step)
@@ -317,7 +343,13 @@ class Group:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle: the arguments; a process group cannot be saved."""
+        """For pickle: the arguments; a process group cannot be saved.
+
+        Raises:
+            TypeError: with ``shard=``, since the default group cannot stand in for a mesh.
+        """
+        if self.node is not None:
+            raise TypeError("a Group with shard= cannot be pickled: save opt.state_dict() on every rank")
         names = ("exchange", "server", "overlap", "bucket_mb", "check_replicas_every", "_timeout", "_workers_here")
         return {name: getattr(self, name) for name in names}
 
@@ -325,22 +357,6 @@ class Group:
         """Join the default group of the process that loads."""
         self.__dict__.update(state)
         self._attach(None)
-
-
-def replicate(model: nn.Module, group: Group) -> None:
-    """Give every rank the parameters and buffers of rank 0; collective. Call it before ``signa.build``.
-
-    Raises:
-        LayoutMismatch: the models differ in names, shapes or dtypes.
-    """
-    given: tuple[object, object] = (model, group)
-    if not isinstance(given[0], nn.Module) or not isinstance(given[1], Group):
-        what = " and a ".join(type(thing).__name__ for thing in given)
-        raise TypeError(f"signa.replicate takes a model and a signa.Group, got a {what}: write replicate(model, group)")
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    layout = "\n".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors)
-    require_same(group.ranks, {"model": layout}, "signa.replicate()")
-    digest.broadcast_model(model, group.ranks)
 
 
 def _join_default(timeout: float) -> bool:
@@ -353,19 +369,6 @@ def _join_default(timeout: float) -> bool:
             "torch.distributed.init_process_group first; signa.Loopback(N) simulates N workers in one process"
         )
     return join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout)
-
-
-def _store(group: Any) -> Any:
-    """The group's own store, in which its names meet no other group's."""
-    try:
-        return group.get_group_store()
-    except (AttributeError, RuntimeError):
-        from torch.distributed import distributed_c10d
-
-        try:
-            return distributed_c10d._get_process_group_store(group)
-        except (AttributeError, KeyError, ValueError) as error:
-            raise ValueError("torch does not know this process group's store: pass Group(group, store=...)") from error
 
 
 def _nbytes(lane: Lane) -> int:
@@ -384,4 +387,4 @@ def _alphabet(codec: Any) -> str:
     return {"ScaledSigns": "scaled signs"}.get(type(codec).__name__, type(codec).__name__.lower())
 
 
-__all__ = ["Group", "replicate"]
+__all__ = ["Group"]

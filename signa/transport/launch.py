@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import distributed as dist
 
@@ -61,4 +61,26 @@ def _number(name: str) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-__all__ = ["Launched", "join", "launched", "leave"]
+def process_group_of(given: Any) -> Any:
+    """Of a DeviceMesh, or the thing itself."""
+    group = given.get_group() if hasattr(given, "get_group") else given
+    if not callable(getattr(group, "rank", None)):
+        what = f"{given!r} is no process group"
+        raise TypeError(f"{what}: pass one of torch.distributed, a DeviceMesh, or nothing for the default group")
+    return group
+
+
+def store_of(group: Any) -> Any:
+    """The group's own store, in which its names meet no other group's."""
+    try:
+        return group.get_group_store()
+    except (AttributeError, RuntimeError):
+        from torch.distributed import distributed_c10d
+
+        try:
+            return distributed_c10d._get_process_group_store(group)
+        except (AttributeError, KeyError, ValueError) as error:
+            raise ValueError("torch does not know this process group's store: pass Group(group, store=...)") from error
+
+
+__all__ = ["Launched", "join", "launched", "leave", "process_group_of", "store_of"]

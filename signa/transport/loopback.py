@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import SignaError
 from .base import ABSENT, Aggregate, Bucket, Clock, Lane, Message, Verdict
+from .homes import Homes, InPlace
 
 
 class Loopback:
@@ -38,6 +39,10 @@ class Loopback:
     @property
     def line(self) -> None:
         """Nothing travels."""
+
+    def homes(self) -> Homes:
+        """Every model is whole."""
+        return InPlace()
 
     def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:
         """Each lane by itself."""

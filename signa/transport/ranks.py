@@ -47,11 +47,14 @@ class Ranks:
     everybody raises that. After a fault nothing is sent any more.
     """
 
-    def __init__(self, group: Any, store: Any, timeout: float, line: Line | None = None) -> None:
-        self.group, self.store, self.timeout, self.line = group, store, timeout, line
+    def __init__(
+        self, group: Any, store: Any, timeout: float, line: Line | None = None, *, label: str = "group"
+    ) -> None:
+        self.group, self.store, self.timeout, self.line, self.label = group, store, timeout, line, label
         self.rank: int = group.rank()
         self.size: int = group.size()
         self.fault: WireError | None = None
+        self._linked: Ranks | None = None
         self._asking: threading.Thread | None = None
         # Longer than our own, so that nobody's backend closes connections, as if he had died, before he has reported.
         self._patience = timedelta(seconds=timeout + 1)
@@ -59,6 +62,10 @@ class Ranks:
         self._place = f"signa/{store.add(f'signa/made/{self.rank}', 1)}"
         self.step = 0
         self.sent = self.received = 0
+
+    def link(self, other: Ranks) -> None:
+        """This process is in another group as well: whatever goes wrong in one is told in the other."""
+        self._linked, other._linked = other, self
 
     def home(self, device: torch.device) -> torch.device:
         """Where payloads lie for this group: on the device itself, or in host memory where gloo carries them."""
@@ -230,11 +237,15 @@ class Ranks:
 
         ``call``: whether to find out by a roll call who is gone.
         """
+        return self._adopt(*self._report(kind, text, call))
+
+    def _report(self, kind: type[WireError], text: str, call: bool) -> tuple[str, bool]:
+        """The fault that was reported first, and whether it is this one."""
         facts = {"kind": kind.__name__, "rank": self.rank, "step": self.step, "text": text, "call": call}
         own = json.dumps(facts)
         # Without a store (its host died) everybody reports for himself.
         reported = self._ask(lambda: self.store.compare_set(f"{self._place}/fault", "", own).decode()) or own
-        return self._adopt(reported, own=reported == own)
+        return reported, reported == own
 
     def _reported(self) -> str:
         key = f"{self._place}/fault"
@@ -255,15 +266,24 @@ class Ranks:
         self._asking.join(_ANSWER)
         return answers[0] if answers else None
 
-    def _adopt(self, reported: str, own: bool = False) -> WireError:
+    def _adopt(self, reported: str, own: bool = False, *, roll: bool = True) -> WireError:
         fault = json.loads(reported)
         kind = FAULTS.get(fault["kind"], WireError)
-        text = f"step {fault['step']}, group of {self.size} ranks: {fault['text']}"
+        text = f"step {fault['step']}, {self.label} of {self.size} ranks: {fault['text']}"
         text += "" if own else f" (reported by rank {fault['rank']}, noticed by rank {self.rank})"
-        if fault["call"] and kind in (PeerLost, CollectiveTimeout) and (lost := self._missing()):
+        self.fault = kind(text)
+        if self._linked is not None and self._linked.fault is None:  # before the roll call, which takes its time
+            self._linked._hear(kind, f"in the {self.label} of rank {self._linked.rank}, {fault['text']}", self.step)
+        if roll and fault["call"] and kind in (PeerLost, CollectiveTimeout) and (lost := self._missing()):
             text += f"; no sign of life from rank {', '.join(map(str, lost))}"
         self.fault = kind(text)
         return self.fault
+
+    def _hear(self, kind: type[WireError], text: str, step: int) -> None:
+        """A fault of the linked group is one here, too; this process lives, if anybody calls the roll."""
+        self.step = step
+        self._ask(lambda: self.store.set(f"{self._place}/alive/{self.rank}", "1"))
+        self._adopt(*self._report(kind, text, False), roll=False)
 
     def _missing(self) -> list[int]:
         """Who does not answer the survivors' roll call."""

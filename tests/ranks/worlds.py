@@ -80,7 +80,8 @@ def processes(
     """
     context = multiprocessing.get_context("forkserver")
     # torch imports its compiler, seconds of work, when the first optimizer is made.
-    context.set_forkserver_preload(["torch._dynamo", "pytest", "torch.distributed", "signa.optim", "tests.ranks.cases"])
+    torchs = ["torch._dynamo", "torch.distributed", "torch.distributed.fsdp"]
+    context.set_forkserver_preload([*torchs, "pytest", "signa.optim", "tests.ranks.cases"])
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     ranks = [
