@@ -163,3 +163,24 @@ def test_a_fair_sign_asks_only_where_zeros_are() -> None:
     y = ctx.fair_sign(x)
     assert torch.equal(y[0, 3], ctx.coins(x)[0, 3]) and torch.equal(y[1], x[1].sign())
     assert torch.equal(y[0][x[0] != 0], x[0].sign()[x[0] != 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 2, 8, 16), (4, 1, 200), (6, 4), (0, 3, 3), (3, 0, 4)], ids=str)
+def test_a_fair_sign_is_its_definition(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Entry by entry, whatever the last word holds: zeros of both signs, NaN, a matrix of zeros, any strides."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).to(dtype)
+    x[torch.rand(shape, generator=generator) < 0.3] = 0
+    x[torch.rand(shape, generator=generator) < 0.1] = -0.0
+    if x.numel():
+        x.flatten()[0] = x.view(-1)[-1] = float("nan")
+        x[..., :1, :1] = 1
+    if len(x) > 1:
+        x[1] = 0
+    rows = x.shape[:-2].numel()
+    ctx = Context(coin=Coins(1, 2, list(range(rows)), list(range(rows)), [3] * rows))
+    opinion = (torch.sign(x) != 0).flatten(-2).any(-1)[..., None, None] if x.numel() else torch.ones(1, 1, 1).bool()
+    expected = torch.where((torch.sign(x) == 0) & opinion, ctx.coins(x), torch.sign(x))
+    for y in (ctx.fair_sign(x), ctx.fair_sign(x.mT.contiguous().mT)):
+        assert torch.equal(y, expected) and y.dtype == dtype
