@@ -208,6 +208,6 @@ class Kappa(Walked):
             edge = on_edge(trial, self.rates(entry), self.betas(entry))
             points.append({"kappa": kappa, "lr": trial.lr, "beta": trial.beta, "on_edge": edge, "gnorm": gnorm, "f": f})
         found: dict[str, Any] = {"points": points}
-        if len(points) > 1:
+        if len(points) > 1 and all(point["gnorm"] > 0 for point in points):  # sgd solves the easiest problem exactly
             found["slope"], found["r2"] = slope(self.kappas, [float(point["gnorm"]) for point in points])
         return found
