@@ -25,6 +25,38 @@ MOST = 1 << 23
 SHARE = 6
 
 
+def stacked(
+    groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]], names: Sequence[str], local: range, *, overlap: bool
+) -> list[tuple[int, Stack]]:
+    """Stacks for the routes of these groups, with the groups' numbers; stateless until they are told what they own.
+
+    Routes are taken in the order of ``names``; with overlap stacks are shorter, in the order of their last ones.
+    """
+    turn = {name: at for at, name in enumerate(names)}
+    every = [
+        (index, route)
+        for index, (_, routes) in groups.items()
+        for route in sorted(routes, key=lambda route: turn[route.named.name])
+    ]
+    alike: dict[tuple[Any, ...], list[Route]] = {}
+    for index, route in every:
+        p = route.named.parameter
+        key = (index, route.layout.m, route.layout.n, route.layout.count, p.dtype, p.device)
+        alike.setdefault(key, []).append(route)
+    most = min(MOST, sum(_entries(route) for _, route in every) // SHARE) if overlap else MOST
+    found: list[tuple[int, Stack]] = []
+    for (index, *_), routes in alike.items():
+        deep = max(1, most // max(1, _entries(routes[0])))
+        for members in (routes[first : first + deep] for first in range(0, len(routes), deep)):
+            found.append((index, Stack(groups[index][0], members, local)))
+    return sorted(found, key=lambda place: last(place[1], turn)) if overlap else found
+
+
+def last(stack: Stack, turn: Mapping[str, int]) -> int:
+    """The turn of its last parameter."""
+    return max(turn[route.named.name] for route in stack.routes)
+
+
 class Engine:
     """Same-shape matrices of a group make a stack; stacks make buckets, as the transport plans them."""
 
@@ -47,31 +79,19 @@ class Engine:
         self.phases.append(list(groups))
         self.exact.kept |= any(group.method.step_address.startswith("server.") for group, _ in groups.values())
         wholes = self._settle([route for _, routes in groups.values() for route in routes])
-        turn = {name: at for at, name in enumerate(names)}
-        every = [
-            (index, replace(route, named=replace(route.named, parameter=wholes[route.named.name])))
-            for index, (_, routes) in groups.items()
-            for route in sorted(routes, key=lambda route: turn[route.named.name])
-            if route.named.name in wholes
-        ]
-        alike: dict[tuple[Any, ...], list[Route]] = {}
-        for index, route in every:
-            p = route.named.parameter
-            key = (index, route.layout.m, route.layout.n, route.layout.count, p.dtype, p.device)
-            alike.setdefault(key, []).append(route)
-        most = MOST if self.overlap is None else min(MOST, sum(_entries(route) for _, route in every) // SHARE)
-        new: list[tuple[int, Stack]] = []
-        for (index, *_), routes in alike.items():
-            deep = max(1, most // max(1, _entries(routes[0])))
-            for members in (routes[first : first + deep] for first in range(0, len(routes), deep)):
-                new.append((index, Stack(groups[index][0], members, self.transport.local)))
-
-        def last(stack: Stack) -> int:
-            return max(turn[route.named.name] for route in stack.routes)
-
+        here = {
+            index: (
+                group,
+                [
+                    replace(route, named=replace(route.named, parameter=wholes[route.named.name]))
+                    for route in routes
+                    if route.named.name in wholes
+                ],
+            )
+            for index, (group, routes) in groups.items()
+        }
+        new = stacked(here, names, self.transport.local, overlap=self.overlap is not None)
         homes = {id(stack.lane): (index, stack) for index, stack in new if stack.entries}
-        if self.overlap is not None:
-            homes = dict(sorted(homes.items(), key=lambda home: last(home[1][1])))
         parcels = []
         for bucket in self.transport.plan([stack.lane for _, stack in homes.values()]):
             places = [homes[id(lane)] for lane in bucket.lanes]
@@ -84,7 +104,8 @@ class Engine:
             if id(stack.lane) not in homes:  # without entries there is nothing to send
                 stack.own(range(stack.rows))
         if self.overlap is not None:
-            parcels.sort(key=lambda parcel: max(last(stack) for _, stack in parcel.places))
+            turn = {name: at for at, name in enumerate(names)}
+            parcels.sort(key=lambda parcel: max(last(stack, turn) for _, stack in parcel.places))
             self.overlap.extend(parcels)
         self._buckets += parcels
         self.stacks += new
@@ -178,4 +199,4 @@ def _entries(route: Route) -> int:
     return route.layout.m * route.layout.n * route.layout.count
 
 
-__all__ = ["Engine", "Parcel", "Scalars", "Shared"]
+__all__ = ["Engine", "Parcel", "Scalars", "Shared", "last", "stacked"]

@@ -53,10 +53,12 @@ def clean_name(name: str) -> str:
     return name.replace("._orig_mod.", ".")
 
 
-def named_parameters(model: nn.Module | Iterable[tuple[str, Tensor]]) -> list[Named]:
-    """Every parameter once, tied ones under their first name."""
+def named_parameters(model: nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Named]) -> list[Named]:
+    """Every parameter once, tied ones under their first name; a list of Named is as it is."""
     if not isinstance(model, nn.Module):
-        pairs = list(model)
+        pairs: list[Any] = list(model)
+        if pairs and all(isinstance(pair, Named) for pair in pairs):
+            return pairs
         if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
             raise RoutingError("SignA routes by name: pass the model, or model.named_parameters()")
         return _unique([Named(clean_name(name), parameter) for name, parameter in pairs])
@@ -220,7 +222,7 @@ class Routing(tuple[Route, ...]):
     frozen: tuple[str, ...]
 
     @classmethod
-    def of(cls, spec: Spec, model: nn.Module | Iterable[tuple[str, Tensor]]) -> Routing:
+    def of(cls, spec: Spec, model: nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Named]) -> Routing:
         """Route every parameter that requires a gradient; frozen ones are listed and left alone.
 
         Raises:

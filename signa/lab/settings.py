@@ -14,7 +14,7 @@ from ..reading import validated
 from ..rule import Count, Frozen, Positive, Share, plain
 from ..sources import Source, read
 from ..spec import Spec
-from ..transport.group import Exchange, Server
+from ..transport.planning import Exchange, Server
 from ..transport.sums import Int8
 from .schedules import Schedule, Wsd, schedules
 from .tasks import Shakespeare, TaskConfig, tasks

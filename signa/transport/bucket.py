@@ -13,7 +13,7 @@ from ..codec import Codec
 from . import header
 from .base import ABSENT, Aggregate, Clock, Lane, Message, rows_of
 from .cut import Piece, everything
-from .payload import Fields, Reader, Scratch, columns, pad, raw, shapes
+from .payload import Fields, Reader, Scratch, columns, pad, payload_size, raw, shapes
 from .pool import aggregate
 from .ranks import Ranks
 
@@ -107,7 +107,7 @@ class WireBucket:
             ]
         else:
             payload, _ = self._payloads([list(zip(pieces, results, strict=True))], clock, [])
-            sizes = [self._size(middles, pieces, 1, 0) for pieces in self.mine]
+            sizes = [payload_size(middles, pieces, 1, 0) for pieces in self.mine]
             came = self._told(payload, sizes, clock, "the all-gather of results")
             whole = self._assemble(
                 middles, [(p, self._fields(middles, p, part)) for p, part in zip(self.mine, came, strict=True)]
@@ -125,7 +125,7 @@ class WireBucket:
             return [(piece, columns(ups[piece[0]], piece[1], local[piece[0]])) for piece in pieces]
 
         own = self.mine[self.ranks.rank]
-        sizes = [self._size(ups, own, count, count * status.shape[1]) for count in self.held]
+        sizes = [payload_size(ups, own, count, count * status.shape[1]) for count in self.held]
         what = f"step {clock.step}, bucket {self.number}, {self.exchange}"
         if self.gathers:
             came = self._gather(self._payloads([cut(own)], clock, [status])[0], sizes, what)
@@ -171,7 +171,7 @@ class WireBucket:
         clock = Clock(0, self.ranks.step)
         payload, _ = self._payloads([cut], clock, [torch.cat(silent)])
         counts = [sum(map(len, everybody)) for everybody in zip(*self._matrices, strict=True)]
-        sizes = [self._size(downs, pieces, 1, counts[r]) for r, pieces in enumerate(self.mine)]
+        sizes = [payload_size(downs, pieces, 1, counts[r]) for r, pieces in enumerate(self.mine)]
         came = self._told(payload, sizes, clock, "the all-gather of server messages")
         found, quiet = [], [torch.zeros(lane.matrices, dtype=torch.bool) for lane in self.lanes]
         for rank, part in enumerate(came):
@@ -237,10 +237,6 @@ class WireBucket:
         came = self._gather(payload, sizes, what)
         header.read(came, self.ranks, self.talk.head(clock, self.number), what)
         return came
-
-    def _size(self, codecs: Sequence[Codec], pieces: Sequence[Piece], rows: int, status: int) -> int:
-        parts = (part for index, block in pieces for part in shapes(codecs[index], block, rows))
-        return header.SIZE + pad(status) + sum(pad(torch.Size(shape).numel() * d.itemsize) for shape, d in parts)
 
     def _fields(
         self, codecs: Sequence[Codec], pieces: Sequence[Piece], payload: Tensor, status: int = 0

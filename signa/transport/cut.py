@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from ..codec import Block
 from ..packing import WORD, words_for
@@ -25,19 +26,44 @@ def evenly(lanes: Sequence[Lane], ranks: int) -> list[list[Piece]]:
     [Block(first=0, last=1, start=128, stop=150), Block(first=1, last=2, start=0, stop=150), \
 Block(first=2, last=3, start=0, stop=64)]
     """
-    ends, total = [], 0
-    for lane in lanes:
-        total += lane.matrices * words_for(lane.entries)
-        ends.append(total)
-    chunk = -(-total // ranks)
-    found: list[list[Piece]] = [[] for _ in range(ranks)]
-    for rank in range(ranks):
-        a, b = rank * chunk, min((rank + 1) * chunk, total)
-        for index, lane in enumerate(lanes):
-            start = ends[index] - lane.matrices * words_for(lane.entries)
-            first, last = max(a, start), min(b, ends[index])
-            if first < last:
-                found[rank] += [(index, block) for block in _blocks(lane.entries, first - start, last - start)]
+    starts, chunk = _chunks(lanes, ranks)
+    return [_between(lanes, starts, rank * chunk, (rank + 1) * chunk) for rank in range(ranks)]
+
+
+def runs(lanes: Sequence[Lane], ranks: int) -> Iterator[tuple[int, list[Piece]]]:
+    """What :func:`evenly` gives, neighbours with chunks of one size told once: (how many, the first one's pieces).
+
+    As many as there are matrices at the most, however many ranks there are.
+    """
+    starts, chunk = _chunks(lanes, ranks)
+    rank = 0
+    while rank < ranks:
+        pieces = _between(lanes, starts, rank * chunk, (rank + 1) * chunk)
+        count = 1
+        if not pieces:
+            count = ranks - rank
+        elif len(pieces) == 1 and pieces[0][1].matrices == 1:
+            index, block = pieces[0]
+            left = words_for(lanes[index].entries) - block.start // WORD
+            count = max(1, min((left - 1) // chunk, ranks - rank))  # the last word of a matrix may be a ragged one
+        yield count, pieces
+        rank += count
+
+
+def _chunks(lanes: Sequence[Lane], ranks: int) -> tuple[list[int], int]:
+    """The first word of every lane, and of what is behind them; how many words a chunk has."""
+    starts = [0, *accumulate(lane.matrices * words_for(lane.entries) for lane in lanes)]
+    return starts, -(-starts[-1] // ranks)
+
+
+def _between(lanes: Sequence[Lane], starts: Sequence[int], a: int, b: int) -> list[Piece]:
+    """The pieces of words a to b of a bucket."""
+    found: list[Piece] = []
+    for index, lane in enumerate(lanes):
+        first, last = max(a, starts[index]), min(b, starts[index + 1])
+        if first < last:
+            start = starts[index]
+            found += [(index, block) for block in _blocks(lane.entries, first - start, last - start)]
     return found
 
 
@@ -84,4 +110,4 @@ def _merged(lanes: Sequence[Lane], own: list[tuple[int, int]]) -> list[Piece]:
     return found
 
 
-__all__ = ["Piece", "by_parameter", "evenly", "everything"]
+__all__ = ["Piece", "by_parameter", "evenly", "everything", "runs"]

@@ -7,13 +7,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from ..codec import Block
 from ..errors import PeerLost, WireError
 from . import digest
 from .agreement import Averaging, require_same
@@ -28,13 +27,10 @@ from .launch import join, leave, process_group_of, store_of
 from .line import Line
 from .node import Node
 from .payload import Scratch
+from .planning import Exchange, Server, grouped
 from .ranks import Ranks
 from .sums import SumBucket, encodings
 
-Exchange = Literal["auto", "alltoall", "allgather", "int8", "lanes", "ring"]
-Server = Literal["auto", "replicated", "sharded"]
-SHARE = 6  # with overlap, about so many buckets
-LEAST = 64 << 10  # and no bucket with fewer bytes to each rank
 _NOBODY = 1 << 30  # a number that no worker has
 
 
@@ -178,27 +174,9 @@ class Group:
 
     def plan(self, lanes: Sequence[Lane]) -> Sequence[Bucket]:
         """Buckets of lanes that can be treated alike, each with its exchange."""
-        classes: dict[tuple[Any, ...], list[Lane]] = {}
-        for lane in lanes:
-            cuts = lane.up.pieces and lane.aggregate.coordinatewise
-            key = (type(lane.up), type(lane.middle), type(lane.down), lane.up.dtype, lane.device, lane.serves, cuts)
-            classes.setdefault((*key, lane.aggregate), []).append(lane)
         loads = [0.0] * self.size  # anew for each plan: a copy of an optimizer must split its server alike
-        return [
-            self._bucket(mates, loads, cuts=key[6]) for key, every in classes.items() for mates in self._together(every)
-        ]
-
-    def _together(self, lanes: list[Lane]) -> list[list[Lane]]:
-        """Neighbours share a bucket as long as it is not too large."""
-        most = self.bucket_mb * 1e6
-        if self.overlap:  # some buckets, but none whose messages to one rank are short
-            most = min(most, max(sum(map(_nbytes, lanes)) / SHARE, LEAST * self.size))
-        found: list[list[Lane]] = []
-        for lane in lanes:
-            if not found or sum(_nbytes(mate) for mate in found[-1]) + _nbytes(lane) > most:
-                found.append([])
-            found[-1].append(lane)
-        return found
+        every = grouped(lanes, self.bucket_mb, self.size, overlap=self.overlap)
+        return [self._bucket(mates, loads, cuts) for mates, cuts in every]
 
     def _bucket(self, lanes: list[Lane], loads: list[float], cuts: bool) -> Bucket:
         number = len(self._plan)
@@ -369,10 +347,6 @@ def _join_default(timeout: float) -> bool:
             "torch.distributed.init_process_group first; signa.Loopback(N) simulates N workers in one process"
         )
     return join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout)
-
-
-def _nbytes(lane: Lane) -> int:
-    return lane.up.nbytes(Block(0, lane.matrices, 0, lane.entries))
 
 
 def _told(number: int, lanes: Sequence[Lane], choice: str) -> str:

@@ -40,6 +40,12 @@ def shapes(codec: Codec, block: Block, rows: int) -> list[tuple[tuple[int, int, 
     ]
 
 
+def payload_size(codecs: Sequence[Codec], pieces: Sequence[tuple[int, Block]], rows: int, status: int) -> int:
+    """Bytes of a payload: the header, so many bytes of status, and so many rows of these pieces' fields."""
+    parts = (part for index, block in pieces for part in shapes(codecs[index], block, rows))
+    return header.SIZE + pad(status) + sum(pad(torch.Size(shape).numel() * d.itemsize) for shape, d in parts)
+
+
 class Reader:
     """Reads tensors behind a header, and behind ``skip`` bytes more."""
 
@@ -71,4 +77,4 @@ class Scratch:
         return held[:size]
 
 
-__all__ = ["Fields", "Reader", "Scratch", "columns", "pad", "raw", "shapes"]
+__all__ = ["Fields", "Reader", "Scratch", "columns", "pad", "payload_size", "raw", "shapes"]
