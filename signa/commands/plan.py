@@ -1,0 +1,119 @@
+"""`signa plan`: what a step of distributed training would take, and whether it pays."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from .describe import AsJson, Plugins
+
+if TYPE_CHECKING:
+    from ..routing import Named
+    from ..spec import Spec
+
+_LR = 0.02  # of a sentence's group; no time depends on it
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(plan)
+
+
+def plan(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A preset's name, a spec file, or a sentence.")],
+    model: Annotated[
+        str, typer.Option(help="gpt2, llama7b, resnet50, ...; 512x512*31; a file of shapes; or MODULE:FUNCTION.")
+    ],
+    workers: Annotated[int, typer.Option(min=2, help="How many, a rank each.")],
+    link: Annotated[str, typer.Option(metavar="RATE", help="Of each host: 10Gbps (bits) or 450GBps (bytes).")],
+    latency: Annotated[str, typer.Option(metavar="TIME", help="Before a message's first byte.")] = "30us",
+    nodes: Annotated[int, typer.Option(min=0, help="Hosts that the workers share (0: a host for each).")] = 0,
+    intra: Annotated[str, typer.Option(metavar="RATE", help="Of each rank within a host (with --nodes).")] = "450GBps",
+    intra_latency: Annotated[str, typer.Option(metavar="TIME", help="Within a host.")] = "5us",
+    compute: Annotated[
+        str, typer.Option(metavar="TIME", help="Of a forward and backward pass.", show_default="none")
+    ] = "",
+    bucket_mb: Annotated[float, typer.Option(min=1e-6, help="As signa.Group takes it.")] = 4.0,
+    backend: Annotated[str, typer.Option(help="gloo, with its own limits as measured; or nccl, without.")] = "gloo",
+    machine: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A machine's rates: read where it exists, and written.")
+    ] = None,
+    rates: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=RATE", help="Another rate: 'pack*=2e9'; may be repeated.")
+    ] = None,
+    together: Annotated[int, typer.Option(min=1, help="Measure in so many processes at once.")] = 1,
+    sweep: Annotated[str, typer.Option(metavar="RANGE", help="workers=2:10000 or link=10Mbps:400Gbps.")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For a sweep's CSV and figure.")] = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict step times on a network, next to DDP with torch.optim.Muon, and say whether it pays.
+
+    Bytes are those that signa.Group would send, headers included. Seconds are latencies, bytes over rates, and what
+    this machine was measured to need for the optimizers, packing and counting.
+    """
+    from ..planner import Inside, Link, Machine, Planner, measured
+    from ..planner.sweep import read_sweep, run
+    from ..planner.text import planned, setting, swept
+    from ..planner.units import rate, seconds
+    from ..plugin import load_plugins
+
+    if nodes and workers % nodes:
+        raise typer.BadParameter(f"{nodes} does not divide {workers} workers", param_hint="--nodes")
+    if out is not None and not sweep:
+        raise typer.BadParameter("it is for the files of a sweep: give --sweep", param_hint="--out")
+    wire = Link(rate(link), seconds(latency), backend=_backend(backend))
+    within = Link(rate(intra, "--intra"), seconds(intra_latency, "--intra-latency"), 1.0, "nccl")
+    inside = Inside(workers // nodes, within) if nodes else None
+    ranges = read_sweep(sweep) if sweep else None
+    passes = seconds(compute, "--compute") if compute else 0.0
+    changes = dict(map(_rate, rates or []))
+    load_plugins(plugin or [])
+    chosen, named = _spec(spec, plugin or []), _model(model)
+    known = Machine.load(machine, together) if machine and machine.exists() else Machine(together=together)
+    found = measured(chosen, named, known=known, bucket_mb=bucket_mb)
+    if machine:
+        found.save(machine)
+    planner = Planner(chosen, named, found.overridden(changes), compute=passes, bucket_mb=bucket_mb)
+    if ranges:
+        data, text = swept(ranges, run(planner, ranges, workers, wire, inside), out)
+    else:
+        data, text = planned(planner, workers, wire, inside)
+    said = f"{spec}, {model}: {setting(planner, workers, wire, inside)}"
+    typer.echo(json.dumps({"setting": said, **data}, indent=2) if as_json else f"{said}\n\n{text}")
+
+
+def _backend(text: str) -> Literal["gloo", "nccl"]:
+    found: dict[str, Literal["gloo", "nccl"]] = {"gloo": "gloo", "nccl": "nccl"}
+    if text not in found:
+        raise typer.BadParameter(f"'{text}' is none of gloo, nccl", param_hint="--backend")
+    return found[text]
+
+
+def _spec(text: str, plugins: list[Path]) -> Spec:
+    """A spec file, a preset's name, or a sentence for the model's matrices."""
+    from ..spec import Spec, for_preset
+    from .certify import _method
+
+    return for_preset(_method(text, "", plugins), _LR) if "|" in text else Spec.load(text, plugins=plugins)
+
+
+def _model(text: str) -> list[Named]:
+    """A model by name, its shapes, or the module that the caller's own function returns."""
+    from ..planner import of_module, of_text
+    from .describe import _build
+
+    return of_module(_build(text)) if ":" in text else of_text(text)
+
+
+def _rate(text: str) -> tuple[str, float]:
+    """`pack*=2e9` as ("pack*", 2e9)."""
+    name, _, value = text.rpartition("=")
+    with suppress(ValueError):
+        if name:
+            return name, float(value)
+    raise typer.BadParameter(f"'{text}' is not NAME=RATE, as 'pack*=2e9'", param_hint="--rates")
