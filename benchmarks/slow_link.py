@@ -4,7 +4,7 @@ Every host is a process in a network namespace of its own, on one thread, behind
 without them this says so and ends). One step is forward, backward, exchange and update of a stack of linear layers, on
 data of the host's own. All arms run in one go, in turns, so that what else the machine does hits all of them alike;
 ratios are taken within a turn. Both Newton-Schulz are bfloat16 with their shipped schedules: jordan5 (5 steps) in
-torch.optim.Muon, polar6 (6 steps) in SignMuon. DDP has its default buckets, and overlaps its exchange with backward.
+torch.optim.Muon, polar6 (6 steps) in SignMuon; one arm is SignMuon with jordan5. DDP has its default buckets, and overlaps its exchange with backward.
 
     python benchmarks/slow_link.py              # 4 hosts, 8 M parameters, 4 rates -> results/slow_link.json and .md
     python benchmarks/slow_link.py --quick      # 2 hosts, tiny: does it run?
@@ -43,19 +43,23 @@ def bfloat16(group, bucket):  # type: ignore[no-untyped-def]  # DDP compares ann
 
 
 class Arm(NamedTuple):
-    """A way to take a step: with DDP and its hook, or with ``signa.Group`` and its arguments."""
+    """A way to take a step: with DDP and its hook, or a method with ``signa.Group`` and its arguments."""
 
     hook: Any = None
     group: dict[str, Any] | None = None
+    method: Any = "signmuon"
 
 
+#: As many Newton-Schulz steps as torch.optim.Muon takes, with its coefficients.
+JORDAN5 = signa.Method(worker=["momentum", {"spectral": {"schedule": "jordan5"}}], up="sign", aggregate="majority_vote")
 ARMS = {
     "DDP fp32 + torch.optim.Muon": Arm(),
     "DDP bf16 + torch.optim.Muon": Arm(hook=bfloat16),
     "SignMuon, signs summed as int8": Arm(group={"exchange": "int8"}),
     "SignMuon, signs summed in lanes": Arm(group={"exchange": "lanes"}),
     "SignMuon": Arm(group={}),
-    "SignMuon, overlap": Arm(group={"overlap": True, "exchange": "alltoall"}),  # small buckets: auto would all-gather
+    "SignMuon, overlap": Arm(group={"overlap": True}),
+    "SignMuon, Muon's own jordan5": Arm(group={}, method=JORDAN5),
 }
 BASE = next(iter(ARMS))
 
@@ -69,7 +73,7 @@ def host(layers: int, width: int, batch: int) -> None:
         ranks = dist.new_group()  # of its own, as overlap asks
         if arm.group is not None:
             group = signa.Group(ranks, **arm.group)
-            opt: torch.optim.Optimizer = signa.build("signmuon", model, lr=LR, transport=group)
+            opt: torch.optim.Optimizer = signa.build(arm.method, model, lr=LR, transport=group)
         else:
             opt = torch.optim.Muon(model.parameters(), lr=LR)
             model = DistributedDataParallel(model, process_group=ranks, gradient_as_bucket_view=True)

@@ -196,7 +196,10 @@ def fair(x: Tensor, coins: Callable[[], Tensor]) -> Tensor:
     # On words: with floats, dead units' zeros, which most matrices have, cost three times as much.
     filled = words(sign) & there | coins() & zeros
     silent = there.eq(0).all(-1, keepdim=True)
-    return signs(filled, length, x.dtype, out=None if rest else sign).masked_fill_(silent, 0).contiguous()
+    fair_signs = signs(filled, length, x.dtype, out=None if rest else sign)
+    if x.device.type != "cpu" or bool(silent.any()):
+        fair_signs.masked_fill_(silent, 0)
+    return fair_signs.contiguous()
 
 
 #: Words that are counted in one go, so that the adders' planes stay in the cache.

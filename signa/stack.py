@@ -228,10 +228,26 @@ class Stack:
         x = self._seen("down.receiver", matrices, self.method.down.decode)(x, part["replica.down"])
         for address, stage in self._path["replica"]:
             # A replica's step has no state: the x that it integrates is the parameter itself.
+            if isinstance(stage, Step) and address == self._path["replica"][-1][0] and self._moved(stage, x, only, ctx):
+                break
             state = {"x": self._read(only)} if isinstance(stage, Step) else part[address]
             x = self._seen(address, matrices, stage)(x, state, ctx.at(address))
+        else:
+            self.write(x, only)
         part.keep()
-        self.write(x, only)
+
+    def _moved(self, step: Step, x: Tensor, only: Sequence[int], ctx: Context) -> bool:
+        """Take the step on the parameters themselves, without copying them here and back, if they are the matrices."""
+        parameters = [self.parameters[i].detach() for i in only]
+        own = [self.routes[i].layout.matrices(p) for i, p in zip(only, parameters, strict=True)]
+        if self.probe is not None or any(
+            p.dtype != self.dtype or model.data_ptr() != p.data_ptr() or not model.is_contiguous()
+            for p, model in zip(parameters, own, strict=True)
+        ):
+            return False
+        for place, model in enumerate(own):
+            step(x[place * self.per : (place + 1) * self.per], {"x": model}, ctx)
+        return True
 
     def settle(self, *, keep: bool) -> None:
         """What send and serve have written to copies of the state is kept, or dropped."""

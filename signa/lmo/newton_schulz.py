@@ -229,9 +229,10 @@ def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> 
         row = _nonzero(row_sum(A.to(unit.dtype).abs()))  # (B, m, 1), padding included
         X[:, :m, :n] = unit.div_(row[:, :m].sqrt())
         return X, A.copy_(A.to(unit.dtype) / (row.sqrt() * row.mT.sqrt()))
-    fourth = _nonzero(matrix_sum(A.to(unit.dtype).square()).sqrt())
+    wide = A.to(unit.dtype)
+    fourth = _nonzero(matrix_sum(wide.square()).sqrt())
     X[:, :m, :n] = unit.div_(fourth.sqrt())  # from the unrounded entries: rounded once, not twice
-    return X, A.div_(fourth)
+    return X, A.copy_(wide.div_(fourth))
 
 
 def _nonzero(norm: Tensor) -> Tensor:

@@ -96,7 +96,9 @@ def moves(blueprint: Blueprint, ranks: int, backend: str, exchange: str, server:
     found = []
     for bucket in blueprint.buckets(ranks):
         lanes = bucket.mates.lanes
-        choice = choose(choices(lanes, ranks, 1, backend), exchange, server, lanes[0].serves)
+        choice = choose(
+            choices(lanes, ranks, 1, backend), exchange, server, serves=lanes[0].serves, overlap=blueprint.overlap
+        )
         if choice.sharded:  # one by one: each is cut by what the servers have already
             found += [Move(bucket, 1, phases(bucket.mates, choice, ranks, loads), choice) for _ in range(bucket.count)]
         else:

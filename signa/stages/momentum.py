@@ -48,8 +48,8 @@ class Momentum(Stage):
         """The next direction."""
         nu = self.beta if self.nu == "beta" else self.nu
         m = state["m"].mul_(self.beta).add_(x, alpha=1 - self.beta)
-        out = m.clone() if nu == 1 else (x * (1 - nu)).add_(m, alpha=nu)
-        return out.div_(1 - self.beta) if self.heavy_ball else out
+        out = m if nu == 1 else (x * (1 - nu)).add_(m, alpha=nu)  # m itself: what follows borrows it
+        return out / (1 - self.beta) if self.heavy_ball else out
 
     def signal(self, s: Signal) -> Signal:
         """Dense, of the same nominal size."""

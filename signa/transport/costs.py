@@ -65,19 +65,19 @@ def choices(lanes: Sequence[Lane], ranks: int, held: float, link: str) -> list[C
     return [choice("alltoall", True, share * (held * up + down), 2), *found] if serves else found
 
 
-def best(found: Sequence[Choice], serves: bool) -> Choice:
+def best(found: Sequence[Choice], *, serves: bool, overlap: bool = False) -> Choice:
     """The fastest; where a server has work to do, the one that sends least, and among those one that splits the work
-    (the model knows no compute time, which outweighs a round)."""
-    if serves:
+    (the model knows no compute time, which outweighs a round); with overlap, which hides rounds, also that."""
+    if serves or overlap:
         return min(found, key=lambda choice: (round(choice.nbytes), not choice.sharded))
     return min(found, key=lambda choice: choice.seconds)
 
 
-def choose(found: Sequence[Choice], exchange: str, server: str, serves: bool) -> Choice:
+def choose(found: Sequence[Choice], exchange: str, server: str, *, serves: bool, overlap: bool = False) -> Choice:
     """The best of those that were asked for; where none of them can carry the lanes, the best that packs."""
     allowed = [one for one in found if server == "auto" or not serves or one.sharded == (server == "sharded")]
     asked = [one for one in allowed if one.exchange == exchange]
-    return best(asked or [one for one in allowed if one.exchange in PACKED], serves)
+    return best(asked or [one for one in allowed if one.exchange in PACKED], serves=serves, overlap=overlap)
 
 
 __all__ = ["LINKS", "PACKED", "Choice", "best", "choices", "choose"]

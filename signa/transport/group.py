@@ -181,7 +181,7 @@ class Group:
     def _bucket(self, lanes: list[Lane], loads: list[float], cuts: bool) -> Bucket:
         number = len(self._plan)
         found = choices(lanes, self.size, self.workers / self.size, self._link(lanes[0].device))
-        chosen = choose(found, self.exchange, self.server, lanes[0].serves)
+        chosen = choose(found, self.exchange, self.server, serves=lanes[0].serves, overlap=self.overlap)
         others = "; ".join(str(choice) for choice in found if choice is not chosen)
         self._plan.append(_told(number, lanes, f"{chosen}{self._instead(chosen, lanes[0])} (not {others})"))
         if encoding := self._encodings.get(chosen.exchange):

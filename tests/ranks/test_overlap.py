@@ -130,6 +130,20 @@ def test_parcels_are_many_and_leave_from_the_last_layer_to_the_first() -> None:
     assert order[0] == [[f"layer{i}", f"layer{i - 1}"] for i in range(11, 0, -2)] == order[1]
 
 
+def test_rounds_that_are_hidden_choose_no_exchange() -> None:
+    """Small buckets would go by all-gather, which has a round less and sends twice as much on four ranks."""
+
+    def rank(r: int, arguments: dict[str, Any]) -> list[str]:
+        chosen = []
+        for overlap in (False, True):
+            group = signa.Group(**arguments, overlap=overlap)
+            opt = build("signmuon", parameters(shapes={"a": (512, 512)}), group)
+            chosen += [parcel.bucket.exchange for parcel in opt._engine._buckets]  # type: ignore[attr-defined]
+        return chosen
+
+    assert every(world(4, rank)) == [["allgather", "alltoall"]] * 4
+
+
 # What was sent is not what the step sends -----------------------------------------------------------------------------
 
 
