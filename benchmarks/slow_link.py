@@ -4,7 +4,8 @@ Every host is a process in a network namespace of its own, on one thread, behind
 without them this says so and ends). One step is forward, backward, exchange and update of a stack of linear layers, on
 data of the host's own. All arms run in one go, in turns, so that what else the machine does hits all of them alike;
 ratios are taken within a turn. Both Newton-Schulz are bfloat16 with their shipped schedules: jordan5 (5 steps) in
-torch.optim.Muon, polar6 (6 steps) in SignMuon; one arm is SignMuon with jordan5. DDP has its default buckets, and overlaps its exchange with backward.
+torch.optim.Muon, polar6 (6 steps) in SignMuon; one arm is SignMuon with jordan5. DDP has its default buckets, and
+overlaps its exchange with backward.
 
     python benchmarks/slow_link.py              # 4 hosts, 8 M parameters, 4 rates -> results/slow_link.json and .md
     python benchmarks/slow_link.py --quick      # 2 hosts, tiny: does it run?
