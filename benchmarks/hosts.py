@@ -20,7 +20,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import count as counting
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -45,6 +47,9 @@ def bits_per_second(rate: str) -> float:
     return float(rate.removesuffix(unit)) * UNITS[unit]
 
 
+_turn = counting()
+
+
 class Hosts:
     """``count`` hosts in a ``with`` block; where the system does not let us, processes on the loopback interface.
 
@@ -53,7 +58,8 @@ class Hosts:
     """
 
     def __init__(self, count: int) -> None:
-        own = os.getpid() % 100_000  # two benchmarks at once must not take each other's network away
+        # Two benchmarks at once must not take each other's network away, and a name is not free at once when it ends.
+        own = f"{os.getpid() % 100_000}{ascii_lowercase[next(_turn) % 26]}"
         self.count, self._bridge = count, f"sb{own}"
         self._names = [f"s{own}-{rank}" for rank in range(count)]
         self._links = [("", f"v{name}") for name in self._names] + [(name, "eth0") for name in self._names]

@@ -217,12 +217,35 @@ def packing() -> str:
     return "\n".join([*rows, f"| (pack + vote + unpack and apply) / (clone and add) | **{ratio}** |"])
 
 
+def written(name: str) -> str:
+    """The table that a benchmark wrote."""
+    return (ROOT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8").strip()
+
+
+def slow_link() -> str:
+    """Seconds of whole steps on shaped links."""
+    return written("slow_link")
+
+
+def weak_scaling() -> str:
+    """A step's cost as ranks are added."""
+    return written("weak_scaling")
+
+
+def planned() -> str:
+    """What the planner said of the steps on shaped links."""
+    return written("planned")
+
+
 TABLES = [
     ("README.md", summary),
     ("docs/the-path.md", sentences),
     ("docs/the-path.md", formulas),
     ("docs/distributed.md", wire),
     ("docs/distributed.md", packing),
+    ("docs/distributed.md", slow_link),
+    ("docs/distributed.md", weak_scaling),
+    ("docs/planner.md", planned),
 ]
 
 
