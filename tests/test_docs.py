@@ -201,7 +201,7 @@ def wire() -> str:
     runs = results("wire")["runs"]
     worlds = sorted({one["ranks"] for one in runs})
     found = {(one["case"], one["ranks"]): one for one in runs}
-    head = " | ".join(f"{kind}, N = {n}" for n in worlds for kind in ("payload", "at the interface"))
+    head = " | ".join(f"{kind}, N = {n}" for n in worlds for kind in ("payload", "on the link"))
     rows = [f"| method | {head} |", f"|---|{'--:|' * 2 * len(worlds)}"]
     for case in dict.fromkeys(one["case"] for one in runs):
         numbers = [f"{found[case, n][kind]:.3f}" for n in worlds for kind in ("payload_bits", "interface_bits")]
