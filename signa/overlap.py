@@ -129,6 +129,8 @@ class Overlap:
             self._complete(*facts())
 
     def _complete(self, rows: Rows, scalars: Sequence[Scalars], clock: Clock) -> None:
+        if not self.parcels:  # nothing but parameters without entries
+            return
         with torch.no_grad(), torch.autocast(self.parcels[0].device.type, enabled=False):
             while len(self._flights) < len(self.parcels):
                 self._launch(rows, scalars, clock)

@@ -349,6 +349,17 @@ def test_two_optimizers_of_one_group() -> None:
     everywhere(run, 2, **OVERLAP)
 
 
+def test_nothing_to_send() -> None:
+    def rank(r: int, arguments: dict[str, Any]) -> None:
+        ps = {"none": nn.Parameter(torch.zeros(0, 4))}
+        opt = build("signmuon", ps, signa.Group(**arguments, **OVERLAP))
+        for _ in range(2):
+            ps["none"].sum().backward()
+            opt.step()
+
+    every(world(2, rank))
+
+
 def test_new_parameters_are_sent_early_too() -> None:
     def act(opt: signa.SignA, ps: dict[str, nn.Parameter], t: int) -> None:
         if t == 2:
