@@ -247,6 +247,14 @@ def left() -> list[str]:
     return found
 
 
+def gone() -> bool:
+    """Whether none of them is left, some seconds from now at the latest: a killed process still has to end."""
+    end = time.monotonic() + 10
+    while left() and time.monotonic() < end:
+        time.sleep(0.1)
+    return not left()
+
+
 @pytest.mark.slow
 def test_loopback_and_ranks_and_flowers_processes_are_one_run(tmp_path: Path) -> None:
     pytest.importorskip("flwr")
@@ -256,7 +264,7 @@ def test_loopback_and_ranks_and_flowers_processes_are_one_run(tmp_path: Path) ->
         env=environment(), cwd=ROOT, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 clients have the server's model in the end, bit for bit" in done.stdout and left() == []
+    assert "2 of 2 clients have the server's model in the end, bit for bit" in done.stdout and gone()
     ranks = torchrun("train", "signmuon", *WORDS, "--workers", "2", *few, "ranks")
     assert ranks.returncode == 0, ranks.stderr
     runner.train(experiment(workers=2, steps=2), name="loopback", out=tmp_path)
@@ -281,7 +289,7 @@ def test_an_interrupt_ends_every_process(tmp_path: Path, how: signal.Signals) ->
     assert len(left()) >= 5  # the link, two nodes, and what they start
     process.send_signal(how)
     assert process.wait(60) != 0
-    assert left() == []
+    assert gone()
 
 
 @pytest.mark.slow
@@ -297,4 +305,4 @@ def test_what_a_client_stops_with_reaches_the_terminal(tmp_path: Path) -> None:
         capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and "PeerLost: client" in done.stderr and "a bug" in done.stderr, done.stderr
-    assert left() == []
+    assert gone()
