@@ -189,7 +189,8 @@ class SignA(torch.optim.Optimizer):
             self.transport.first({n: (p, [g for g in grads if g is not None]) for n, (p, grads) in named.items()})
         infinite, bad = homes.agreed(infinite, {} if infinite else self._nonfinite(rows))
         clock = Clock(self.seed, self.steps, 1.0 if unscale is None else unscale)
-        stale = self._engine.prepare(*self._now(rows), clock)
+        by_id, scalars = self._now(rows)
+        stale = self._engine.prepare(by_id, scalars, clock)
         ask = unscale is not None or self.nonfinite != "abstain"
         verdict = self.transport.before(Verdict(infinite, next(iter(bad.items()), None), stale), ask=ask)
         if verdict != Verdict():
@@ -206,10 +207,10 @@ class SignA(torch.optim.Optimizer):
             self.transport.after(self.steps, self.replicas, self._buffers)
             return
         for worker, index in bad.items():
-            rows[worker - self.transport.local.start] = [None] * len(self.routing)
+            by_id[worker - self.transport.local.start] = dict.fromkeys(by_id[0])
             self.nonfinite_counts.note(worker, self._name(index), self.steps, "this worker takes no part in it")
         with torch.autocast(self.routing[0].named.parameter.device.type, enabled=False):
-            self._engine.run(*self._now(rows), clock)
+            self._engine.run(by_id, scalars, clock)
         self.steps += 1
         for worker, index in self.transport.after(self.steps, self.replicas, self._buffers):
             self.nonfinite_counts.note(worker, self._name(index), self.steps - 1, "that worker took no part in it")
