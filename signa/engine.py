@@ -17,22 +17,27 @@ from .routing import Route
 from .spec import ParamGroup
 from .stack import Probe, Stack
 from .transport import Bucket, Clock, Transport
+from .transport.planning import SHARE
 
 #: Entries of a stack at the most (32 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
 MOST = 1 << 23
 
-#: With overlap, stacks of about this share of the entries, in the order in which gradients come.
-SHARE = 6
+
+def turns(names: Sequence[str], *, overlap: bool) -> dict[str, int]:
+    """When the turn of each parameter comes, of those listed: by name, so that nothing depends on the list's order.
+
+    With overlap from the last one to the first, as their gradients come; the processes agree on the list then.
+    """
+    return {name: at for at, name in enumerate(names[::-1] if overlap else sorted(names))}
 
 
 def stacked(
-    groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]], names: Sequence[str], local: range, *, overlap: bool
+    groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]], turn: Mapping[str, int], local: range, *, overlap: bool
 ) -> list[tuple[int, Stack]]:
     """Stacks for the routes of these groups, with the groups' numbers; stateless until they are told what they own.
 
-    Routes are taken in the order of ``names``; with overlap stacks are shorter, in the order of their last ones.
+    Routes are taken turn by turn; with overlap stacks are shorter, in the order of their last ones.
     """
-    turn = {name: at for at, name in enumerate(names)}
     every = [
         (index, route)
         for index, (_, routes) in groups.items()
@@ -71,7 +76,7 @@ class Engine:
         self._buckets: list[Parcel] = []
 
     def add(self, groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]], names: Sequence[str]) -> None:
-        """Stacks for the routes of these groups, in the order of ``names``, which every process must have alike.
+        """Stacks for the routes of these groups; ``names`` are those of all parameters, as the model lists them.
 
         All of them are planned together, so every process plans alike. Of a sharded model only those have a stack here
         whose home is here.
@@ -90,7 +95,8 @@ class Engine:
             )
             for index, (group, routes) in groups.items()
         }
-        new = stacked(here, names, self.transport.local, overlap=self.overlap is not None)
+        turn = turns(names, overlap=self.overlap is not None)
+        new = stacked(here, turn, self.transport.local, overlap=self.overlap is not None)
         homes = {id(stack.lane): (index, stack) for index, stack in new if stack.entries}
         parcels = []
         for bucket in self.transport.plan([stack.lane for _, stack in homes.values()]):
@@ -104,7 +110,6 @@ class Engine:
             if id(stack.lane) not in homes:  # without entries there is nothing to send
                 stack.own(range(stack.rows))
         if self.overlap is not None:
-            turn = {name: at for at, name in enumerate(names)}
             parcels.sort(key=lambda parcel: max(last(stack, turn) for _, stack in parcel.places))
             self.overlap.extend(parcels)
         self._buckets += parcels

@@ -98,7 +98,7 @@ class SignA(torch.optim.Optimizer):
 
     def _grow(self, groups: Mapping[int, tuple[ParamGroup, list[Route]]]) -> None:
         names = [route.named.name for route in self.routing]
-        self._engine.add(groups, sorted(names) if self.transport.line is None else names[::-1])
+        self._engine.add(groups, names)
         for parameter, views in self._engine.views():
             self.state[parameter] = views
         self._by_name = sorted(range(len(names)), key=names.__getitem__)  # as every process numbers parameters

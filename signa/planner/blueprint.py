@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..engine import last, stacked
+from ..engine import last, stacked, turns
 from ..routing import Named, Route, Routing
 from ..spec import Spec
 from ..stack import Stack
@@ -57,9 +57,12 @@ class Blueprint:
             for index, group in enumerate(self.spec.groups)
             if (own := [route for route in self.routes if route.group == index])
         }
-        names = [route.named.name for route in self.routes]
-        found = stacked(groups, names[::-1] if self.overlap else sorted(names), range(1), overlap=self.overlap)
+        found = stacked(groups, self._turn, range(1), overlap=self.overlap)
         return tuple(stack for _, stack in found if stack.entries)
+
+    @cached_property
+    def _turn(self) -> dict[str, int]:
+        return turns([route.named.name for route in self.routes], overlap=self.overlap)
 
     @property
     def entries(self) -> int:
@@ -71,8 +74,7 @@ class Blueprint:
         homes = {id(stack.lane): stack for stack in self.stacks}
         every = grouped([stack.lane for stack in self.stacks], self.bucket_mb, ranks, overlap=self.overlap)
         if self.overlap:  # they leave as gradients come, the model's last ones first
-            turn = {route.named.name: -at for at, route in enumerate(self.routes)}
-            every.sort(key=lambda mates: max(last(homes[id(lane)], turn) for lane in mates.lanes))
+            every.sort(key=lambda mates: max(last(homes[id(lane)], self._turn) for lane in mates.lanes))
         found: list[list[Mates]] = []
         for mates in every:
             if found and _kind(found[-1][0]) == _kind(mates):

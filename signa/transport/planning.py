@@ -10,7 +10,7 @@ from .base import Lane
 
 Exchange = Literal["auto", "alltoall", "allgather", "int8", "lanes", "ring"]
 Server = Literal["auto", "replicated", "sharded"]
-SHARE = 6  # with overlap, about so many buckets
+SHARE = 6  # with overlap, about so many stacks and buckets
 LEAST = 64 << 10  # and no bucket with fewer bytes to each rank
 
 
@@ -46,4 +46,4 @@ def _nbytes(lane: Lane) -> int:
     return lane.up.nbytes(Block(0, lane.matrices, 0, lane.entries))
 
 
-__all__ = ["Exchange", "Mates", "Server", "grouped"]
+__all__ = ["SHARE", "Exchange", "Mates", "Server", "grouped"]

@@ -142,12 +142,7 @@ def test_a_scaler_that_finds_an_infinity_in_one_shard(fine: dict[str, Any]) -> N
     opt = signa.build("signmuon", list(ps.items()), lr=0.02, transport=signa.Loopback(2))
     expected = []
     for t in (0, 2):
-        opt.zero_grad()
-        for j in range(2):
-            with opt.worker(j):
-                for name, p in ps.items():
-                    p.grad = plain(name, p, t, j)
-        opt.step()
+        step(opt, ps, t, plain)
         expected.append(fingerprint(ps))
     for rank in fine["scales"]:
         assert rank[0] == ([expected[0], expected[0], expected[1]], 2)
@@ -161,26 +156,21 @@ def test_later_groups_foreign_values_and_the_exact_model(fine: dict[str, Any]) -
     opt = signa.build(source, list(ps.items()), transport=signa.Loopback(2))
     digests: list[str] = []
 
-    def step(t: int) -> None:
-        opt.zero_grad()
-        for j in range(2):
-            with opt.worker(j):
-                for name, p in ps.items():
-                    p.grad = plain(name, p, t, j)
-        opt.step()
+    def taken(t: int) -> None:
+        step(opt, ps, t, plain)
         digests.append(fingerprint(ps))
 
-    step(0)
+    taken(0)
     opt.add_param_group({"params": [(n, every[n]) for n in ("c", "bias")], "method": "adamw", "lr": 0.01})
     ps = every
-    step(1)
+    taken(1)
     with opt.exact():
         digests.append(fingerprint(ps))
     digests.append(fingerprint(ps))
     with torch.no_grad():
         ps["a"].mul_(0.5)
         ps["bias"].data.add_(1.0)
-        step(2)
+        taken(2)
     with opt.exact(), torch.no_grad():
         ps["b"].zero_()
     digests.append(fingerprint(ps))
