@@ -58,7 +58,9 @@ def matrix_sum(x: Tensor) -> Tensor:
     return row_sum(x.flatten(-2)).unsqueeze(-1)
 
 
-def power_of_two_scale(x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> tuple[Tensor, Tensor]:
+def power_of_two_scale(
+    x: Tensor, axes: tuple[int, ...] = (-2, -1), *, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Each matrix over a power of two, `x = scaled * 2**exponent`, largest magnitude of `scaled` in [1, 2).
 
     Squares and sums of `scaled` neither overflow nor underflow, for entries of 1e+-30 and for subnormal ones. The
@@ -67,6 +69,7 @@ def power_of_two_scale(x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> tuple[Ten
     an infinity turns its matrix to NaN.
 
     Shapes: (..., m, n) -> (..., m, n) and an integer (..., 1, 1); with one of the ``axes``, each row or column alone.
+    ``out`` takes what is scaled.
 
     >>> scaled, exponent = power_of_two_scale(torch.tensor([[3e-30, -6e-30]]))
     >>> scaled, exponent
@@ -76,7 +79,7 @@ def power_of_two_scale(x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> tuple[Ten
     mantissa, exponent = torch.frexp(largest)
     # largest / (2 mantissa) is the power of two itself, exactly, also where ldexp(1, exponent) would overflow.
     power = torch.where(largest > 0, largest / (2 * mantissa), torch.ones_like(largest))
-    return x / power, torch.where(largest > 0, exponent - 1, torch.zeros_like(exponent))
+    return torch.div(x, power, out=out), torch.where(largest > 0, exponent - 1, torch.zeros_like(exponent))
 
 
 class _Precision:

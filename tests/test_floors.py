@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "signa"
 FLOORS = (
-    "errors kernels packing codec signal coins rule stage linalg address sources reading scalars toml_places",
+    "errors kernels packing codec signal coins rule stage linalg scratch address sources reading scalars toml_places",
     "lmo compressors aggregators stages feedback scaling",
     "channel sentence presets",
     "transport routing rows stack exact parcel overlap engine finite optim building saving checkpoints spec "

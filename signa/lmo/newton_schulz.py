@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..linalg import column_sum, ieee_products, matrix_sum, power_of_two_scale, row_sum
+from ..scratch import own
 
 __all__ = ["SCHEDULES", "Row", "Schedule", "exact_polar", "leading_pair", "orthogonalise", "polar_express", "rows"]
 
@@ -202,35 +203,44 @@ def orthogonalise(
     matrices = x.detach().reshape(-1, m, n)
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
     size = max(1, (_GROUP if x.device.type == "cpu" else matrices.numel()) // max(m * n, 1))
+    step = _fused if dtype.itemsize == 2 else _plain
     with ieee_products(x.device):
         for part, out in zip(matrices.split(size), result.split(size)):
             X, A = _normalised(part, normalisation, dtype)
-            for step, (a, b, c) in enumerate(coefficients):
-                A = gram(X) if step else A
-                X = _fused(X, A, a, b, c) if dtype.itemsize == 2 else _plain(X, A, a, b, c)
+            Y, Q = _like("Y", X), _like("Q", A)
+            for at, (a, b, c) in enumerate(coefficients):
+                A = gram(X, out=A) if at else A
+                X, Y = step(X, A, a, b, c, Q, out=Y), X
             out.copy_(X[:, :m, :n])
     return result.view(x.shape)
 
 
+def _like(name: str, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return own(f"newton_schulz.{name}", x.shape, dtype or x.dtype, x.device)
+
+
 def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """X = x / norm, padded with zeros (which every step keeps), and A = X X^T."""
+    """X = x / norm, padded with zeros (which every step keeps), and A = X X^T; both in scratch."""
     B, m, n = x.shape
-    unit, _ = power_of_two_scale(x.to(torch.promote_types(x.dtype, torch.float32)))
-    X = unit.new_zeros(B, m + -m % _SIDE, n + -n % _SIDE, dtype=dtype)
+    unit = _like("unit", x, torch.promote_types(x.dtype, torch.float32))
+    power_of_two_scale(x, out=unit)
+    X = own("newton_schulz.X", (B, m + -m % _SIDE, n + -n % _SIDE), dtype, x.device)
+    if X.shape != x.shape:
+        X.zero_()
     if normalisation == "frobenius":
-        rounded = unit.to(dtype)  # rounded first, over a rounded norm: torch.optim.Muon's own bits up to n = 320
-        norm = matrix_sum(rounded.to(unit.dtype).square()).sqrt().to(dtype)
-        X[:, :m, :n] = rounded / _nonzero(norm)
+        rounded = _like("rounded", x, dtype).copy_(unit)
+        # Rounded first, over a rounded norm: torch.optim.Muon's own bits up to n = 320.
+        norm = matrix_sum(unit.copy_(rounded).square_()).sqrt().to(dtype)
+        torch.div(rounded, _nonzero(norm), out=X[:, :m, :n])
         return X, gram(X)
-    unit *= 2.0 ** -math.ceil(math.log2(m * n) / 2)  # so that ||X||_F <= 2: A fits every dtype
     X[:, :m, :n] = unit
     A = gram(X)
+    wide = _like("wide", A, unit.dtype).copy_(A)
     if normalisation == "aol":
-        row = _nonzero(row_sum(A.to(unit.dtype).abs()))  # (B, m, 1), padding included
+        row = _nonzero(row_sum(wide.abs()))  # (B, m, 1), padding included
         X[:, :m, :n] = unit.div_(row[:, :m].sqrt())
-        return X, A.copy_(A.to(unit.dtype) / (row.sqrt() * row.mT.sqrt()))
-    wide = A.to(unit.dtype)
-    fourth = _nonzero(matrix_sum(wide.square()).sqrt())
+        return X, A.copy_(wide.div_(row.sqrt() * row.mT.sqrt()))
+    fourth = _nonzero(matrix_sum(torch.square(wide, out=_like("square", wide))).sqrt())
     X[:, :m, :n] = unit.div_(fourth.sqrt())  # from the unrounded entries: rounded once, not twice
     return X, A.copy_(wide.div_(fourth))
 
@@ -239,32 +249,42 @@ def _nonzero(norm: Tensor) -> Tensor:
     return torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
-def gram(X: Tensor) -> Tensor:
-    """X X^T, (B, m, n) -> (B, m, m): in blocks of columns, which are added in float32 or wider, in order."""
-    width = max(_WIDTH, X.shape[-2])
-    blocks = (block.contiguous() for block in X.split(width, -1))  # a strided block transposed is copied far slower
+def gram(X: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """X X^T, (B, m, n) -> (B, m, m): in blocks of columns, which are added in float32 or wider, in order.
+
+    Into ``out``, or scratch that is the caller's until the next one asks for it.
+    """
+    B, m, n = X.shape
+    A = own("newton_schulz.A", (B, m, m), X.dtype, X.device) if out is None else out
+    width = max(_WIDTH, m)
+    if n <= width:
+        return _product(X, out=A)
+    total = _like("wide", A, torch.promote_types(X.dtype, torch.float32))
+    product = _like("Q", A)
+    for at, block in enumerate(X.split(width, -1)):  # a strided block transposed is copied far slower
+        _product(own("newton_schulz.block", block.shape, X.dtype, X.device).copy_(block), out=product)
+        total = total.add_(product) if at else total.copy_(product)
+    return A.copy_(total)
+
+
+def _product(X: Tensor, *, out: Tensor) -> Tensor:
     # MKL's bits depend on the threads less if nothing is transposed; oneDNN's (2 bytes an entry) do not care.
-    products = (torch.bmm(block, block.mT if X.dtype.itemsize == 2 else block.mT.contiguous()) for block in blocks)
-    A = next(products)
-    if X.shape[-1] <= width:
-        return A
-    A = A.to(torch.promote_types(X.dtype, torch.float32))
-    for product in products:
-        A += product
-    return A.to(X.dtype)
+    return torch.bmm(X, X.mT if X.dtype.itemsize == 2 else _like("mT", X.mT).copy_(X.mT), out=out)
 
 
-def _fused(X: Tensor, A: Tensor, a: float, b: float, c: float) -> Tensor:
+def _fused(X: Tensor, A: Tensor, a: float, b: float, c: float, Q: Tensor, *, out: Tensor) -> Tensor:
     """a X + (b A + c A^2) X with each sum rounded once: 1.5 to 5.5 times less error in bfloat16 than summed apart."""
     if c == 0:
-        return torch.baddbmm(X, A, X, beta=a, alpha=b)
-    return torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
+        return torch.baddbmm(X, A, X, beta=a, alpha=b, out=out)
+    return torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c, out=Q), X, beta=a, out=out)
 
 
-def _plain(X: Tensor, A: Tensor, a: float, b: float, c: float) -> Tensor:
+def _plain(X: Tensor, A: Tensor, a: float, b: float, c: float, Q: Tensor, *, out: Tensor) -> Tensor:
     """(a I + A (b I + c A)) X: a fused sum in float32 or float64 has other bits under 2 threads than under 1."""
-    Q = _plus(c * A, b) if c else A
-    return torch.bmm(_plus(torch.bmm(A, Q) if c else b * A, a), X)
+    if c == 0:
+        return torch.bmm(_plus(torch.mul(A, b, out=Q), a), X, out=out)
+    Q = _plus(torch.mul(A, c, out=Q), b)
+    return torch.bmm(_plus(torch.bmm(A, Q, out=_like("square", A)), a), X, out=out)
 
 
 def _plus(square: Tensor, value: float) -> Tensor:

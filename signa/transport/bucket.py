@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..codec import Codec
+from ..scratch import Scratch
 from . import header
 from .base import ABSENT, Aggregate, Clock, Lane, Message, rows_of
 from .cut import Piece, everything
-from .payload import Fields, Reader, Scratch, columns, pad, payload_size, raw, shapes
+from .payload import Fields, Reader, columns, pad, payload_size, raw, shapes
 from .pool import aggregate
 from .ranks import Ranks
 
@@ -131,7 +132,9 @@ class WireBucket:
             came = self._gather(self._payloads([cut(own)], clock, [status])[0], sizes, what)
         else:
             payload, send = self._payloads([cut(pieces) for pieces in self.mine], clock, [status])
-            came = self.ranks.swap(payload, send, sizes, what, self._scratch.take("came", sum(sizes), self.home))
+            came = self.ranks.swap(
+                payload, send, sizes, what, self._scratch.take("came", (sum(sizes),), torch.uint8, self.home)
+            )
         self.talk.listen(header.read(came, self.ranks, self.talk.head(clock, self.number), what), self.ranks.rank)
         everybody, fields = [], []
         for count, payload in zip(self.held, came, strict=True):
@@ -215,7 +218,7 @@ class WireBucket:
         long each is."""
         parts = [[*first, *(part for _, fields in cut for part in fields)] for cut in cuts]
         sizes = [header.SIZE + sum(pad(t.numel() * t.element_size()) for t in tensors) for tensors in parts]
-        out = self._scratch.take("sent", sum(sizes), self.device)
+        out = self._scratch.take("sent", (sum(sizes),), torch.uint8, self.device)
         at = 0
         for tensors in parts:
             at += header.SIZE
@@ -230,7 +233,9 @@ class WireBucket:
         return out, sizes
 
     def _gather(self, payload: Tensor, sizes: Sequence[int], what: str) -> list[Tensor]:
-        return self.ranks.gather(payload, sizes, what, self._scratch.take("came", sum(sizes), self.home))
+        return self.ranks.gather(
+            payload, sizes, what, self._scratch.take("came", (sum(sizes),), torch.uint8, self.home)
+        )
 
     def _told(self, payload: Tensor, sizes: Sequence[int], clock: Clock, what: str) -> list[Tensor]:
         what = f"step {clock.step}, bucket {self.number}, {what}"

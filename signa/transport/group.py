@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from ..errors import PeerLost, WireError
+from ..scratch import Scratch
 from . import digest
 from .agreement import Averaging, require_same
 from .base import Bucket, Lane, Verdict
@@ -26,7 +27,6 @@ from .homes import Homes, InPlace
 from .launch import join, leave, process_group_of, store_of
 from .line import Line
 from .node import Node
-from .payload import Scratch
 from .planning import Exchange, Server, grouped
 from .ranks import Ranks
 from .sums import SumBucket, encodings

@@ -60,21 +60,4 @@ class Reader:
         return data.view(dtype).view(*shape)  # every payload and every part of it begins at a multiple of 8 bytes
 
 
-class Scratch:
-    """Bytes that are used again in every step and by every bucket of a group, one bucket after the other.
-
-    Fresh ones fault in page by page, at a fifth of the speed.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, torch.device], Tensor] = {}
-
-    def take(self, name: str, size: int, device: torch.device) -> Tensor:
-        """So many bytes, of whatever content; they are the taker's until the next one asks for that name."""
-        held = self._held.get((name, device))
-        if held is None or len(held) < size:
-            held = self._held[name, device] = torch.empty(size, dtype=torch.uint8, device=device)
-        return held[:size]
-
-
-__all__ = ["Fields", "Reader", "Scratch", "columns", "pad", "payload_size", "raw", "shapes"]
+__all__ = ["Fields", "Reader", "columns", "pad", "payload_size", "raw", "shapes"]

@@ -12,8 +12,9 @@ from torch import distributed as dist
 from torch.distributed.tensor import DTensor, Shard
 
 from ..errors import GradientError, UnsupportedParameter
+from ..scratch import Scratch
 from .homes import Rows
-from .payload import Scratch, pad, raw
+from .payload import pad, raw
 from .ranks import Ranks
 
 #: Bytes of shards that a rank sends in one all-to-all; a parameter with more travels alone. DistributedDataParallel's
@@ -260,14 +261,14 @@ class Shards:
     ) -> list[list[Tensor]]:
         """All-to-all: ``sent[r]`` go to rank r; views of what came from it, in these shapes and dtypes."""
         send = [sum(pad(x.nbytes) for x in tensors) for tensors in sent]
-        payload = self._scratch.take("sent", sum(send), device)
+        payload = self._scratch.take("sent", (sum(send),), torch.uint8, device)
         at = 0
         for x in (x for tensors in sent for x in tensors):
             payload[at : at + x.nbytes] = raw(x)
             at += pad(x.nbytes)
         home = self.ranks.home(device)
         receive = [sum(pad(prod(shape) * dtype.itemsize) for shape, dtype in own) for own in forms]
-        out = self._scratch.take("came", sum(receive), home)
+        out = self._scratch.take("came", (sum(receive),), torch.uint8, home)
         came = self.ranks.swap(payload.to(home), send, receive, what, out)
         return [_read(data, own) for data, own in zip(came, forms, strict=True)]
 
