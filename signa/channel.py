@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -55,6 +56,10 @@ class Channel(Frozen):
     def encode(self, u: Tensor, state: State, ctx: Context) -> Tensor:
         """The message for u."""
         return self.feedback.encode(u, self.compressor, state, ctx)
+
+    def packed(self, u: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor] | None:
+        """The message for u in its codec's fields, and which are silent; None where it must be made as floats."""
+        return self.compressor.packed(u, ctx) if self.feedback.kind == "none" else None
 
     def decode(self, a: Tensor, state: State) -> Tensor:
         """The signal for the (aggregated) message a."""

@@ -21,11 +21,13 @@ class Feedback(Rule):
     ``counts_absent``: whether a worker without a message counts as one that sent 0 (else it is left out of a mean).
     ``carries_model``: whether the memory makes a compressed *model* converge to the model.
     ``needs_linear``: whether the receiver adds up aggregates, which must then be linear.
+    ``relays``: whether the receiver delivers the aggregate itself.
     """
 
     counts_absent: ClassVar[bool] = False
     carries_model: ClassVar[bool] = False
     needs_linear: ClassVar[bool] = False
+    relays: ClassVar[bool] = False
 
     def sender(self, x0: Tensor) -> State:
         """The sender's state for a signal that starts at ``x0``."""
@@ -69,6 +71,8 @@ feedbacks: Registry[Feedback] = Registry("feedback", Feedback)
 class NoFeedback(Feedback):
     """``encode = C, decode = identity``: what compression loses is lost."""
 
+    relays: ClassVar[bool] = True
+
     kind: Literal["none"] = "none"
 
     def encode(self, u: Tensor, compress: Compress, state: State, ctx: Context) -> Tensor:
@@ -95,6 +99,8 @@ class EF14(Feedback):
     Source: Seide et al. 2014; arXiv 1901.09847, Algorithm 1 (EF-SignSGD); decay and drain as in arXiv 2411.19870
     (DeMo, decay < 1) and arXiv 2504.05295 (Dion, drain = 1 - mu).
     """
+
+    relays: ClassVar[bool] = True
 
     kind: Literal["ef14"] = "ef14"
     decay: Share = 1.0

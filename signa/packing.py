@@ -10,7 +10,7 @@ call costs it a third. On a GPU :mod:`signa.kernels` may do it in one pass.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,19 @@ from torch import Tensor
 
 from .kernels import one_pass_for
 
-__all__ = ["INTEGERS", "WORD", "fair", "majority", "ones", "present", "signs", "unpacked", "words", "words_for"]
+__all__ = [
+    "INTEGERS",
+    "WORD",
+    "fair",
+    "fair_words",
+    "majority",
+    "ones",
+    "present",
+    "signs",
+    "unpacked",
+    "words",
+    "words_for",
+]
 
 WORD = 64
 #: Entries packed or unpacked in one go: on a CPU the scratch of a chunk stays in a core's cache (2 to 5 times the speed
@@ -30,8 +42,11 @@ _CHUNK_ELSEWHERE = 1 << 24
 _GATHER = 0x0102040810204080  # times eight bytes of 0 or 1: the top byte has bit i = byte i
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integers that a float may be viewed as, by its size in bytes."""
-#: Where a bit is clear: numpy's test and torch's. ``x < 0`` is 20 % faster than ``x >= 0`` in numpy.
+Test = tuple[Any, Any]
+"""Of x and 0, by numpy and by torch: where it holds, a bit is clear."""
+#: ``x < 0`` is 20 % faster than ``x >= 0`` in numpy.
 _MINUS, _ZERO = (np.less, torch.less), (np.equal, torch.eq)
+_NOT_PLUS, _NOT_MINUS = (np.less_equal, torch.le), (np.greater_equal, torch.ge)
 
 Seen = Any
 """A tensor as its device's library sees it: numpy's array on a CPU, elsewhere itself."""
@@ -63,7 +78,7 @@ def words(x: Tensor, *, out: Tensor | None = None) -> Tensor:
     >>> words(torch.tensor([[1.0, -1.0, 1.0]]))
     tensor([[5]])
     """
-    return _packed(x.view(INTEGERS[x.element_size()]), _MINUS, out)
+    return _packed(x.view(INTEGERS[x.element_size()]), _MINUS, out=out)
 
 
 def present(x: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -72,38 +87,49 @@ def present(x: Tensor, *, out: Tensor | None = None) -> Tensor:
     >>> present(torch.tensor([[1.0, -0.0, -1.0]]))
     tensor([[5]])
     """
-    x = x.detach()
-    return _packed(x.float() if x.dtype == torch.bfloat16 else x, _ZERO, out)  # numpy has no bfloat16
+    return _packed(_readable(x), _ZERO, out=out)
 
 
-def _packed(x: Tensor, test: tuple[Any, Any], out: Tensor | None) -> Tensor:
-    """Words of (R, L), clear where the test of x and 0 holds: many short rows at once, a long row in pieces."""
-    rows, length = x.shape
-    count = words_for(length)
-    if out is None:
-        out = torch.empty(rows, count, dtype=torch.int64, device=x.device)
-    if not out.numel():
-        return out
-    if one_pass := one_pass_for(x.device):
+def _readable(x: Tensor) -> Tensor:
+    return x.detach().float() if x.dtype == torch.bfloat16 else x.detach()  # numpy has no bfloat16
+
+
+def _room(x: Tensor) -> Tensor:
+    return torch.empty(x.shape[0], words_for(x.shape[1]), dtype=torch.int64, device=x.device)
+
+
+def _packed(x: Tensor, test: Test, *, out: Tensor | None) -> Tensor:
+    """Words of (R, L), clear where the test of x and 0 holds."""
+    out = _room(x) if out is None else out
+    if out.numel() and (one_pass := one_pass_for(x.device)):
         one_pass.pack(x, out, present=test is _ZERO)
-        return out
-    chunk = _chunk(x.device)
-    wide = min(chunk, count * WORD)
+    else:
+        _sweep(x, {test: out})
+    return out
+
+
+def _sweep(x: Tensor, tests: Mapping[Test, Tensor]) -> None:
+    """Words for each of the tests, many short rows at once, a long row in pieces: each is read once."""
+    (rows, length), chunk = x.shape, _chunk(x.device)
+    if not x.numel():
+        return
+    wide = min(chunk, words_for(length) * WORD)
     deep = min(rows, max(1, chunk // wide))
-    scratch = torch.empty(deep * wide, dtype=torch.bool, device=x.device)
-    floats, bytes_, clear = _seen(x), _seen(out.view(torch.uint8)), _seen(scratch)
+    floats, clear = _seen(x), _seen(torch.empty(deep * wide, dtype=torch.bool, device=x.device))
+    targets = [(test, _seen(out.view(torch.uint8))) for test, out in tests.items()]
     pack = _pack if _library(floats) is np else _pack_by_torch
     for r in range(0, rows, deep):
         for e in range(0, length, wide):
-            pack(floats[r : r + deep, e : e + wide], test, bytes_[r : r + deep, e // 8 : (e + wide) // 8], clear)
-    return out
+            piece = floats[r : r + deep, e : e + wide]
+            for test, bytes_ in targets:
+                pack(piece, test, bytes_[r : r + deep, e // 8 : (e + wide) // 8], clear)
 
 
 def _chunk(device: torch.device) -> int:
     return _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
 
 
-def _pack(x: Seen, test: tuple[Any, Any], out: Seen, scratch: Seen) -> None:
+def _pack(x: Seen, test: Test, out: Seen, scratch: Seen) -> None:
     """Bytes (r, b) of x (r, l), l <= 8 b, with 8 r b bools to spare."""
     clear = scratch[: out.size * 8].reshape(len(out), -1)
     clear[:, x.shape[1] :] = True
@@ -111,7 +137,7 @@ def _pack(x: Seen, test: tuple[Any, Any], out: Seen, scratch: Seen) -> None:
     np.invert(np.packbits(clear.reshape(-1), bitorder="little").reshape(out.shape), out=out)
 
 
-def _pack_by_torch(x: Tensor, test: tuple[Any, Any], out: Tensor, scratch: Tensor) -> None:
+def _pack_by_torch(x: Tensor, test: Test, out: Tensor, scratch: Tensor) -> None:
     """The same on any device: one multiplication gathers eight bools into a byte."""
     clear = scratch[: out.numel() * 8].view(len(out), -1)
     clear[:, x.shape[1] :] = True
@@ -186,20 +212,33 @@ def fair(x: Tensor, coins: Callable[[], Tensor]) -> Tensor:
     """
     if x.numel() and (one_pass := one_pass_for(x.device)):
         return one_pass.fair(x, coins())
-    sign, length = torch.sign(x).contiguous(), x.shape[1]
-    there = present(sign)
-    zeros, rest = ~there, length % WORD
+    filled, silent = fair_words(x, coins)
+    fair_signs = signs(filled, x.shape[1], x.dtype)
+    if x.device.type != "cpu" or bool(silent.any()):
+        fair_signs.masked_fill_(silent.unsqueeze(-1), 0)
+    return fair_signs.contiguous()
+
+
+def fair_words(x: Tensor, coins: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """The words of :func:`fair`, (R, W); and which rows (R,) are zero throughout, so that their words say nothing.
+
+    >>> fair_words(torch.tensor([[3.0, 0.0, -0.0], [0.0, -0.0, 0.0]]), lambda: torch.tensor([[0b010], [0b010]]))
+    (tensor([[3],
+            [2]]), tensor([False,  True]))
+    """
+    sign, there = _room(x), _room(x)
+    if x.numel() and (one_pass := one_pass_for(x.device)):
+        one_pass.signed(x, sign, there)
+    else:
+        _sweep(_readable(x), {_NOT_PLUS: sign, _NOT_MINUS: there})
+        there ^= sign  # of a zero none is set, of a NaN both
+    zeros, rest = ~there, x.shape[1] % WORD
     if rest:
         zeros[:, -1] &= (1 << rest) - 1
+    silent = there.eq(0).all(-1)
     if x.device.type == "cpu" and not bool(zeros.any()):
-        return sign
-    # On words: with floats, dead units' zeros, which most matrices have, cost three times as much.
-    filled = words(sign) & there | coins() & zeros
-    silent = there.eq(0).all(-1, keepdim=True)
-    fair_signs = signs(filled, length, x.dtype, out=None if rest else sign)
-    if x.device.type != "cpu" or bool(silent.any()):
-        fair_signs.masked_fill_(silent, 0)
-    return fair_signs.contiguous()
+        return sign, silent
+    return sign & there | coins() & zeros, silent
 
 
 #: Words that are counted in one go, so that the adders' planes stay in the cache.

@@ -13,11 +13,12 @@ from .exact import ExactModel
 from .stack import Stack
 from .transport import Aggregate, Bucket, Clock, Message
 from .transport.homes import Rows
+from .transport.matrices import Matrices
 
 Scalars = tuple[float, float]
 """A group's learning rate and weight decay."""
 
-Shared = tuple[Tensor, Sequence[int]]
+Shared = tuple[Matrices, Sequence[int]]
 """A server's message for a stack, and the matrices that it is for."""
 
 
@@ -47,12 +48,13 @@ class Parcel:
 
     def serve(
         self, messages: Sequence[Message], aggregates: Sequence[Aggregate], scalars: Sequence[Scalars], clock: Clock
-    ) -> list[Tensor]:
+    ) -> list[Matrices]:
         """The server's messages for the matrices whose server is here."""
         for (_, stack), message, (x, here, _) in zip(self.places, messages, aggregates, strict=True):
-            stack.show("aggregate", here, message.rows, x)
+            if stack.probe is not None:
+                stack.show("aggregate", here, message.dense, x.dense)
         return [
-            stack.serve(x, here, *scalars[index], clock) if len(here) else x
+            stack.serve(x, here, *scalars[index], clock) if len(here) else Matrices(stack.lane.down, dense=x.dense)
             for (index, stack), (x, here, _) in zip(self.places, aggregates, strict=True)
         ]
 

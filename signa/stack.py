@@ -19,6 +19,7 @@ from .spec import ParamGroup
 from .stage import Context, Stage, State
 from .stages import Step
 from .transport import ABSENT, SILENT, VOICE, Clock, Lane, Message
+from .transport.matrices import Matrices
 
 COMPUTE = {torch.float64: torch.float64}
 """Dtypes that are computed in as they are; every other one is computed, and its state kept, in float32."""
@@ -80,12 +81,13 @@ class Stack:
         return self.rows * self.m * self.n
 
     @cached_property
-    def _silent(self) -> Callable[[Tensor], Tensor]:
-        return self.lane.up.silent
-
-    @cached_property
     def _path(self) -> dict[str, list[tuple[str, Stage]]]:
         return {part: self.method.stages(part) for part in ("worker", "server", "replica")}
+
+    @cached_property
+    def _relays(self) -> bool:
+        """Whether the server's message is the aggregate itself."""
+        return self.method.up.feedback.relays and not self.lane.serves
 
     @cached_property
     def lane(self) -> Lane:
@@ -180,8 +182,8 @@ class Stack:
         there = [(k, i) for k, row in enumerate(gradients) for i, g in enumerate(row) if g is not None]
         shape, device = (len(self.local), self.rows), self.parameters[0].device
         if not there or not self.entries:
-            nothing = torch.zeros((), dtype=self.dtype, device=device).expand(*shape, self.m, self.n)
-            return Message(nothing, torch.full(shape, ABSENT, dtype=torch.uint8))
+            nothing = torch.zeros((), dtype=self.dtype, device=device).expand(shape[0] * shape[1], self.m, self.n)
+            return Message(Matrices(self.lane.up, dense=nothing), torch.full(shape, ABSENT, dtype=torch.uint8))
         grads = [self.routes[i].layout.matrices(gradients[k][i].detach()) for k, i in there]  # type: ignore[union-attr]
         x = torch.cat(grads).to(self.dtype)
         x = x if clock.unscale == 1.0 else x * clock.unscale
@@ -194,38 +196,38 @@ class Stack:
         self.show("gradient", matrices, x, x)
         for address, stage in self._path["worker"]:
             x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
-        x = self._encode("up", self.method.up, matrices, x, part["worker.up"], ctx)
+        packed = self.method.up.packed(x, ctx.at("up")) if self.probe is None else None
+        if packed is None:
+            message = Matrices(
+                self.lane.up, dense=self._encode("up", self.method.up, matrices, x, part["worker.up"], ctx)
+            )
+        else:
+            message = Matrices(self.lane.up, fields=packed[0], silent=packed[1])
         self._held.append(part)
-        return self._full(x, rows)
+        voice = torch.where(message.silent.cpu(), SILENT, VOICE).to(torch.uint8)
+        status = torch.full((shape[0] * shape[1],), ABSENT, dtype=torch.uint8)
+        status[rows] = voice
+        return Message(message.among(rows, len(status)), status.view(shape))
 
-    def _full(self, x: Tensor, rows: list[int]) -> Message:
-        """Messages with a row for everybody (zero where there is none), and who has one."""
-        shape = (len(self.local), self.rows)
-        voice = torch.where(self._silent(x.flatten(-2)).cpu(), SILENT, VOICE).to(torch.uint8)
-        if len(rows) == shape[0] * shape[1]:
-            return Message(x.view(*shape, self.m, self.n), voice.view(shape))
-        at = torch.tensor(rows)
-        full = torch.zeros(shape[0] * shape[1], self.m, self.n, dtype=x.dtype, device=x.device)
-        status = torch.full((shape[0] * shape[1],), ABSENT, dtype=torch.uint8).index_copy_(0, at, voice)
-        return Message(full.index_copy_(0, at.to(x.device), x).view(*shape, self.m, self.n), status.view(shape))
-
-    def serve(self, x: Tensor, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> Tensor:
+    def serve(self, came: Matrices, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> Matrices:
         """The server's message for these matrices, from their aggregate: up's receiver, server, down's sender."""
+        if self._relays and self.probe is None:
+            return came
         ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
         part = Part(self.state, [self._owned[b] for b in matrices], len(self._owned), self.holds)
-        x = self._seen("up.receiver", matrices, self.method.up.decode)(x, part["server.up"])
+        x = self._seen("up.receiver", matrices, self.method.up.decode)(came.dense, part["server.up"])
         for address, stage in self._path["server"]:
             x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
         x = self._encode("down", self.method.down, matrices, x, part["server.down"], ctx)
         self._held.append(part)
-        return x
+        return Matrices(self.lane.down, dense=x)
 
-    def deliver(self, x: Tensor, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> None:
+    def deliver(self, came: Matrices, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> None:
         """From the server's message to the model: down's receiver, replica. Other matrices stay."""
         only = sorted({b // self.per for b in matrices})
         ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
         part = Part(self.state, matrices, self.rows)
-        x = self._seen("down.receiver", matrices, self.method.down.decode)(x, part["replica.down"])
+        x = self._seen("down.receiver", matrices, self.method.down.decode)(came.dense, part["replica.down"])
         for address, stage in self._path["replica"]:
             # A replica's step has no state: the x that it integrates is the parameter itself.
             if isinstance(stage, Step) and address == self._path["replica"][-1][0] and self._moved(stage, x, only, ctx):

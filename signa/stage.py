@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .coins import Coins
-from .packing import fair, words_for
+from .packing import fair, fair_words, words_for
 from .rule import Registry, Rule
 from .signal import Role, Signal
 
@@ -53,9 +53,15 @@ class Context:
 
         On a CPU the coins are tossed only where a zero exists; the result is the same.
         """
+        return fair(*self._tossed(x)).view(x.shape)
+
+    def fair_words(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as words (R, W), one row for every leading index, and which rows are zero throughout (R,)."""
+        return fair_words(*self._tossed(x))
+
+    def _tossed(self, x: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         rows, entries = x.shape[:-2].numel(), x.shape[-2:].numel()
-        flat = x.reshape(rows, entries)
-        return fair(flat, lambda: self.coin.words(rows, words_for(entries), x.device)).view(x.shape)
+        return x.reshape(rows, entries), lambda: self.coin.words(rows, words_for(entries), x.device)
 
 
 class Stage(Rule):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +23,11 @@ class Compressor(Rule):
     @abstractmethod
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         """C(x), dense, (..., m, n)."""
+
+    def packed(self, x: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor] | None:
+        """C(x) in the fields of its codec, (R, columns) for the R leading indices, and which of them are zero
+        throughout (R,); None unless that is cheaper than to make C(x) first. Law: what packing C(x) gives."""
+        return None
 
     def codec(self, s: Signal, m: int, n: int, dtype: torch.dtype) -> Codec:
         """How C(x) travels for inputs described by ``s``. Law: it brings C(x) back bit for bit.

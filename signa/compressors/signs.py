@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -46,6 +47,13 @@ class Sign(Compressor):
             return sign
         opinion = sign.ne(0).flatten(-2).any(-1)[..., None, None]
         return torch.where(sign.eq(0) & opinion, torch.ones_like(sign), sign)
+
+    def packed(self, x: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor] | None:
+        """Words of signs, never as floats."""
+        if self.zeros != "coin":
+            return None
+        words, silent = ctx.fair_words(x)
+        return [words], silent
 
     def contraction(self, m: int, n: int) -> None:
         """None: the size of x is lost."""

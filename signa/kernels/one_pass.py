@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..packing import INTEGERS, WORD, words_for
 
-__all__ = ["fair", "pack", "prove", "unpack"]
+__all__ = ["fair", "pack", "prove", "signed", "unpack"]
 
 _BLOCK = 64  # halves: 2048 entries, 16 for each thread of 4 warps
 
@@ -115,6 +115,13 @@ def pack(x: Tensor, words: Tensor, *, present: bool) -> None:
     _words(x, words, largest if present else -1, int(present), largest)
 
 
+def signed(x: Tensor, sign: Tensor, there: Tensor) -> None:
+    """Words (R, W) of floats (R, L): whose sign bit is clear, and which are neither 0 nor NaN."""
+    image = _image(x.dtype)
+    pack(x, sign, present=False)
+    _words(_integers(x), there, image.size, 1, image.infinity)
+
+
 def unpack(words: Tensor, out: Tensor) -> None:
     """+1 and -1 (64 w,) of words (w,)."""
     _floats(words.view(1, -1), out.view(1, -1))
@@ -141,7 +148,10 @@ def prove(device: torch.device) -> None:
     pack(x, there, present=True)
     spread = torch.empty(2 * WORD, device=device)
     unpack(there.view(-1), spread)
-    found = [clear[:, 0], there[:, 0], spread.view(2, WORD)[0, :6], fair(x, coins)]
+    sign, some = torch.empty_like(clear), torch.empty_like(there)
+    signed(x, sign, some)
+    found = [clear[:, 0], there[:, 0], spread.view(2, WORD)[0, :6], fair(x, coins), sign[:, 0], some[:, 0]]
     wanted = [[0b110101, 0b111101], [0b111001, 0], [1, -1, -1, 1, 1, 1], [[1, 1, -1, -1, 1, 1], [0] * 6]]
+    wanted += [[0b110101, 0b111101], [0b101001, 0]]
     if [each.tolist() for each in found] != wanted:
         raise ArithmeticError("a kernel does not write the bits that torch writes")

@@ -113,7 +113,7 @@ class _Sample:
         first_nonfinite(self.gradients)
         message = self.stack.send([self.gradients], _LR, _DECAY, clock)
         times.append(time.perf_counter())
-        shared = self.stack.serve(message.rows[0], every, _LR, _DECAY, clock)
+        shared = self.stack.serve(message.rows, every, _LR, _DECAY, clock)
         times.append(time.perf_counter())
         self.stack.deliver(shared, every, _LR, _DECAY, clock)
         times.append(time.perf_counter())
@@ -125,11 +125,11 @@ class _Sample:
         with torch.no_grad():
             message = self.stack.send([self.gradients], _LR, _DECAY, clock)
             if part == "down":
-                return self.stack.serve(message.rows[0], range(self.stack.rows), _LR, _DECAY, clock).flatten(-2)
+                return self.stack.serve(message.rows, range(self.stack.rows), _LR, _DECAY, clock).dense.flatten(-2)
         if part == "up":
-            return message.rows.flatten(0, 1).flatten(-2)
+            return message.rows.dense.flatten(-2)
         lane = self.stack.lane
-        rows = message.rows.unsqueeze(2)  # (1, B, 1, m, n)
+        rows = message.dense.unsqueeze(2)  # (1, B, 1, m, n)
         x = lane.aggregate(rows.flatten(-2), lane.active(message.status), lane.context(clock, range(lane.matrices)))
         return x.flatten(-2)
 

@@ -15,6 +15,7 @@ from ..coins import SERVER, Coins
 from ..stage import Context
 from .homes import Homes
 from .line import Line
+from .matrices import Matrices
 
 #: What a worker has for a matrix: no message, one that is zero throughout, or one that is not.
 ABSENT, SILENT, VOICE = 0, 1, 2
@@ -71,26 +72,26 @@ class Lane:
         return Context(coin=Coins(clock.seed, clock.step, keys, offsets, [SERVER] * len(keys)).at("aggregate"))
 
 
-def rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """These rows, ascending; x itself where they are all."""
-    return x if len(rows) == len(x) else x[torch.tensor(rows, dtype=torch.int64, device=x.device)]
-
-
 class Message(NamedTuple):
-    """What the local workers send for one stack: (k, B, m, n), zero where there is nothing, and a status (k, B)."""
+    """What k local workers send for one stack of B: k B matrices, worker by worker, and a status (k, B)."""
 
-    rows: Tensor
+    rows: Matrices
     status: Tensor
+
+    @property
+    def dense(self) -> Tensor:
+        """(k, B, m, n), zero where there is nothing."""
+        return self.rows.dense.unflatten(0, self.status.shape)
 
 
 class Aggregate(NamedTuple):
     """What came together of one stack.
 
     ``taking``: the matrices in which any worker takes part, ascending; ``served``: those of them whose server is here;
-    ``x``: their aggregate (len(served), m, n).
+    ``x``: their aggregate.
     """
 
-    x: Tensor
+    x: Matrices
     served: Sequence[int]
     taking: Sequence[int]
 
@@ -111,7 +112,7 @@ class Bucket(Protocol):
         """The aggregates of everybody's messages."""
         ...
 
-    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+    def share(self, messages: Sequence[Matrices], aggregates: Sequence[Aggregate]) -> list[Matrices]:
         """The server's messages for all taking matrices, from those of the served ones here."""
         ...
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from ..codec import Codec
 from ..scratch import Scratch
 from . import header
-from .base import ABSENT, Aggregate, Clock, Lane, Message, rows_of
+from .base import ABSENT, Aggregate, Clock, Lane, Message
 from .cut import Piece, everything
+from .matrices import Matrices
 from .payload import Fields, Reader, columns, pad, payload_size, raw, shapes
-from .pool import aggregate
+from .pool import aggregate, pooled
 from .ranks import Ranks
 
 
@@ -91,7 +92,7 @@ class WireBucket:
     def collect(self, messages: Sequence[Message], clock: Clock) -> list[Aggregate]:
         """The aggregates of everybody's messages."""
         self.ranks.step = clock.step
-        packed = [lane.up.pack(message.rows.flatten(0, 1).flatten(-2)) for lane, message in zip(self.lanes, messages)]
+        packed = [list(message.rows.fields) for message in messages]
         status = torch.cat([message.status for message in messages], 1)  # (k, all matrices)
         status, parts = self._exchange(packed, status, clock)
         results = [
@@ -151,22 +152,21 @@ class WireBucket:
         """The aggregate of a lane as matrices: those taking part whose server is here."""
         lane, owned = self.lanes[index], self._owned[index]
         rows = [row for row, b in enumerate(owned) if taking[b]]
-        x = lane.middle.unpack(whole, 0, lane.entries).view(-1, lane.up.m, lane.up.n)
-        x = _hushed(x, ~lane.active(self._lane(status, index)).any(0)[owned])
-        return Aggregate(rows_of(x, rows), [owned[row] for row in rows], taking.nonzero().flatten().tolist())
+        x = pooled(lane, whole, self._lane(status, index)[:, owned])
+        return Aggregate(x.rows(rows), [owned[row] for row in rows], taking.nonzero().flatten().tolist())
 
     # Owners to replicas ------------------------------------------------------------------------------------------
 
-    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+    def share(self, messages: Sequence[Matrices], aggregates: Sequence[Aggregate]) -> list[Matrices]:
         """Everybody's server messages for the taking matrices."""
         if not self.sharded:
             return list(messages)
         downs, silent, own = [lane.down for lane in self.lanes], [], []
-        for index, (lane, x, (_, served, _)) in enumerate(zip(self.lanes, messages, aggregates, strict=True)):
-            rows = _spread(x.flatten(-2), served, self._owned[index])
-            own.append(lane.down.pack(rows))
-            silent.append(lane.down.silent(rows).to(torch.uint8).cpu())
         places = [{b: row for row, b in enumerate(owned)} for owned in self._owned]
+        for index, (x, (_, served, _)) in enumerate(zip(messages, aggregates, strict=True)):
+            every = x.among([places[index][b] for b in served], len(places[index]))
+            own.append(every.fields)
+            silent.append(every.silent.to(torch.uint8).cpu())
         cut = []
         for index, block in self.mine[self.ranks.rank]:
             row = places[index][block.first]
@@ -187,8 +187,7 @@ class WireBucket:
         whole = self._assemble(downs, found)
         result = []
         for lane, fields, none, (_, _, taking) in zip(self.lanes, whole, quiet, aggregates, strict=True):
-            x = lane.down.unpack(fields, 0, lane.entries).view(-1, lane.up.m, lane.up.n)
-            result.append(rows_of(_hushed(x, none), taking))
+            result.append(Matrices(lane.down, fields=fields, silent=none).rows(taking))
         return result
 
     def whole(self, lane: int, x: Tensor) -> Tensor:
@@ -272,21 +271,6 @@ class WireBucket:
                 for form, target, part in zip(codecs[index].fields, whole[index], fields, strict=True):
                     target[block.first : block.last, form.part(block.start, block.stop)] = part
         return whole
-
-
-def _hushed(x: Tensor, silent: Tensor) -> Tensor:
-    """x with 0 in the silent matrices, of which the bytes cannot tell."""
-    return torch.where(silent.to(x.device)[:, None, None], 0, x) if bool(silent.any()) else x
-
-
-def _spread(x: Tensor, rows: Sequence[int], among: Sequence[int]) -> Tensor:
-    """Rows for all of ``among``, zero where ``rows`` has none."""
-    if len(rows) == len(among):
-        return x
-    out = torch.zeros(len(among), x.shape[-1], dtype=x.dtype, device=x.device)
-    places = {b: row for row, b in enumerate(among)}
-    out[[places[b] for b in rows]] = x
-    return out
 
 
 __all__ = ["Talk", "WireBucket"]

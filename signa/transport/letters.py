@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..codec import Block, Codec
 from ..errors import CorruptMessage, LayoutMismatch, SignaError, StateError
 from ..rows import Buffers, buffers_of
 from . import header
-from .base import ABSENT, VOICE, Aggregate, Bucket, Clock, Lane, Message, Verdict, rows_of
+from .base import ABSENT, VOICE, Aggregate, Bucket, Clock, Lane, Message, Verdict
 from .loopback import Loopback
+from .matrices import Matrices
 from .payload import Reader, pad, raw, shapes
+from .pool import everywhere
 
 if TYPE_CHECKING:
     from ..engine import Shared
@@ -208,7 +209,7 @@ class Desk(ABC):
     @abstractmethod
     def collect(self, messages: Sequence[Message], clock: Clock) -> list[Aggregate]: ...
 
-    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+    def share(self, messages: Sequence[Matrices], aggregates: Sequence[Aggregate]) -> list[Matrices]:
         return list(messages)
 
     def whole(self, lane: int, x: Tensor) -> Tensor:
@@ -222,21 +223,9 @@ class Desk(ABC):
         for lane in self.lanes:
             own, at = status[at : at + lane.matrices], at + lane.matrices
             parts = [fields.pop(0)[0].to(lane.device) for _ in lane.down.fields]
-            x = image(lane.down, parts, lane, own == VOICE)
             taking = own.ne(ABSENT).nonzero().flatten().tolist()
-            found.append((rows_of(x, taking), taking))
+            found.append((Matrices(lane.down, fields=parts, silent=own != VOICE).rows(taking), taking))
         return found
-
-
-def everywhere(lane: Lane) -> Block:
-    """All of its entries."""
-    return Block(0, lane.matrices, 0, lane.entries)
-
-
-def image(codec: Codec, fields: Sequence[Tensor], lane: Lane, voice: Tensor) -> Tensor:
-    """Fields as matrices, 0 in those without a voice, of which the bytes cannot tell."""
-    x = codec.unpack(fields, 0, lane.entries).view(-1, codec.m, codec.n)
-    return x if bool(voice.all()) else torch.where(voice.to(x.device)[:, None, None], x, 0)
 
 
 def _form(tensor: Tensor) -> Form:
@@ -247,4 +236,4 @@ def _size(forms: Iterable[Form]) -> int:
     return header.SIZE + META + sum(pad(torch.Size(shape).numel() * dtype.itemsize) for shape, dtype in forms)
 
 
-__all__ = ["MODEL", "SERVER", "Desk", "Opened", "Post", "everywhere", "image", "written"]
+__all__ = ["MODEL", "SERVER", "Desk", "Opened", "Post", "written"]

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from ..errors import SignaError
 from .base import ABSENT, Aggregate, Bucket, Clock, Lane, Message, Verdict
 from .homes import Homes, InPlace
+from .matrices import Matrices
+from .pool import aggregate, everywhere, pooled
 
 
 class Loopback:
-    """All workers live in this process; aggregation runs over the leading axis, and nothing is packed.
+    """All workers live in this process; aggregation runs over the leading axis, on bits where messages are packed.
 
     ``Loopback(1)`` is ordinary training. With more, each worker's backward pass stands in ``with opt.worker(j):``.
 
@@ -89,17 +91,24 @@ class _Here:
         return range(self.lanes[lane].matrices)
 
     def collect(self, messages: Sequence[Message], clock: Clock) -> list[Aggregate]:
-        (lane,), ((rows, status),) = self.lanes, messages
+        (lane,), (message,) = self.lanes, messages
+        status = message.status
         taking = (status != ABSENT).any(0).nonzero().flatten().tolist()
+        if message.rows.packed:
+            fields = [field.unflatten(0, status.shape) for field in message.rows.fields]
+            whole = aggregate(lane, everywhere(lane), fields, status, clock, lane.device)
+            return [Aggregate(pooled(lane, whole, status).rows(taking), taking, taking)]
+        rows = message.dense
         if len(taking) < lane.matrices:
             at = torch.tensor(taking, dtype=torch.int64)
             rows, status = rows.index_select(1, at.to(rows.device)), status.index_select(1, at)
         if not taking:
-            return [Aggregate(rows[0], [], [])]
+            return [Aggregate(Matrices(lane.middle, dense=rows[0]), [], [])]
         active = lane.active(status).to(rows.device)
-        return [Aggregate(lane.aggregate(rows, active, lane.context(clock, taking)), taking, taking)]
+        x = lane.aggregate(rows, active, lane.context(clock, taking))
+        return [Aggregate(Matrices(lane.middle, dense=x), taking, taking)]
 
-    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+    def share(self, messages: Sequence[Matrices], aggregates: Sequence[Aggregate]) -> list[Matrices]:
         return list(messages)
 
     def whole(self, lane: int, x: Tensor) -> Tensor:

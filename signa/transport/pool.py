@@ -11,6 +11,7 @@ from torch import Tensor
 from ..codec import Block, Signs, Ternary
 from ..packing import WORD, words_for
 from .base import VOICE, Clock, Lane
+from .matrices import Matrices
 from .payload import Fields
 
 
@@ -29,6 +30,16 @@ def aggregate(lane: Lane, block: Block, parts: Fields, status: Tensor, clock: Cl
     ctx = lane.context(clock, range(block.first, block.last), block.start // WORD)
     x = lane.aggregate(rows, lane.active(status).to(device), ctx)
     return lane.middle.pack(x.flatten(-2))
+
+
+def everywhere(lane: Lane) -> Block:
+    """All of its entries."""
+    return Block(0, lane.matrices, 0, lane.entries)
+
+
+def pooled(lane: Lane, fields: Fields, status: Tensor) -> Matrices:
+    """What :func:`aggregate` made of whole matrices, zero where nobody takes part: bytes cannot tell."""
+    return Matrices(lane.middle, fields=fields, silent=~lane.active(status).any(0))
 
 
 def _countable(lane: Lane) -> bool:
@@ -66,4 +77,4 @@ def alike(active: Tensor) -> Sequence[tuple[list[int], list[int]]]:
     return [(matrices, list(voters)) for voters, matrices in found.items()]
 
 
-__all__ = ["aggregate", "alike"]
+__all__ = ["aggregate", "alike", "everywhere", "pooled"]

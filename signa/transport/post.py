@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LayoutMismatch, StateError
-from .base import ABSENT, SILENT, VOICE, Aggregate, Clock, Lane, Message, Verdict, rows_of
-from .letters import MODEL, SERVER, Desk, Opened, Post, everywhere, image, written
-from .pool import aggregate
+from .base import ABSENT, SILENT, VOICE, Aggregate, Clock, Lane, Message, Verdict
+from .letters import MODEL, SERVER, Desk, Opened, Post, written
+from .matrices import Matrices
+from .pool import aggregate, everywhere, pooled
 
 if TYPE_CHECKING:
     from ..optim import SignA
@@ -131,9 +132,9 @@ class _BoxDesk(Desk):
         return ()
 
     def collect(self, messages: Sequence[Message], clock: Clock) -> list[Aggregate]:
-        packed = [lane.up.pack(message.rows[0].flatten(-2)) for lane, message in zip(self.lanes, messages)]
-        self.post.parts += [torch.cat([message.status for message in messages], 1), *(f for own in packed for f in own)]
-        return [Aggregate(message.rows[0][:0], (), ()) for message in messages]
+        fields = (field for message in messages for field in message.rows.fields)
+        self.post.parts += [torch.cat([message.status for message in messages], 1), *fields]
+        return [Aggregate(message.rows.rows([]), (), ()) for message in messages]
 
     def whole(self, lane: int, x: Tensor) -> Tensor:
         raise StateError("the server's exact model is at the server: evaluate there")
@@ -255,22 +256,20 @@ class _OfficeDesk(Desk):
                 parts.append(part.to(lane.device))
                 field += 1
             whole = aggregate(lane, everywhere(lane), parts, own, clock, lane.device)
-            x = image(lane.middle, whole, lane, lane.active(own).any(0))
             taking = own.ne(ABSENT).any(0).nonzero().flatten().tolist()
-            found.append(Aggregate(rows_of(x, taking), taking, taking))
+            found.append(Aggregate(pooled(lane, whole, own).rows(taking), taking, taking))
         return found
 
-    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+    def share(self, messages: Sequence[Matrices], aggregates: Sequence[Aggregate]) -> list[Matrices]:
         """Its own replica reads what the others will read."""
         statuses, fields = [], []
         for lane, x, (_, _, taking) in zip(self.lanes, messages, aggregates, strict=True):
-            full = torch.zeros(lane.matrices, lane.entries, dtype=x.dtype, device=x.device)
-            full[list(taking)] = x.flatten(-2)
-            status = torch.where(lane.down.silent(full).cpu(), SILENT, VOICE)
+            full = x.among(taking, lane.matrices)
+            status = torch.where(full.silent.cpu(), SILENT, VOICE)
             absent = torch.ones(lane.matrices, dtype=torch.bool)
             absent[list(taking)] = False
             statuses.append(torch.where(absent, ABSENT, status).to(torch.uint8))
-            fields += [field[None] for field in lane.down.pack(full)]
+            fields += [field[None] for field in full.fields]
         tensors = [torch.cat(statuses)[None], *fields]
         self.post.parts += tensors
         return [x for x, _ in self.shared(tensors)]

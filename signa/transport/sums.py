@@ -14,8 +14,9 @@ from ..aggregators import in_order
 from ..codec import Codec, Dense, Signs, Ternary
 from ..stage import Context
 from . import header
-from .base import ABSENT, VOICE, Aggregate, Clock, Lane, Message, rows_of
+from .base import ABSENT, VOICE, Aggregate, Clock, Lane, Message
 from .bucket import Talk
+from .matrices import Matrices
 from .ranks import Ranks
 
 
@@ -209,7 +210,7 @@ class SumBucket:
         self.ranks.step = clock.step
         what = f"step {clock.step}, bucket {self.number}, {self.exchange}"
         status = self._everybody(torch.cat([message.status for message in messages], 1), clock, what)
-        counts = torch.cat([self.encoding.counts(message.rows).flatten() for message in messages])
+        counts = torch.cat([self.encoding.counts(message.dense).flatten() for message in messages])
         words = self.encoding.fold(counts).to(self.home)
         self.ranks.total(words, what)
         counts = self.encoding.unfold(words.to(self.device), len(counts))
@@ -234,9 +235,9 @@ class SumBucket:
         x = lane.aggregate.of_sum(total, present, lane.context(clock, range(lane.matrices)))
         assert x is not None  # the plan asks before it chooses this exchange
         taking = (status != ABSENT).any(0).nonzero().flatten().tolist()
-        return Aggregate(rows_of(x, taking), taking, taking)
+        return Aggregate(Matrices(lane.middle, dense=x).rows(taking), taking, taking)
 
-    def share(self, messages: Sequence[Tensor], aggregates: Sequence[Aggregate]) -> list[Tensor]:
+    def share(self, messages: Sequence[Matrices], aggregates: Sequence[Aggregate]) -> list[Matrices]:
         """Nothing to share: everybody served."""
         return list(messages)
 

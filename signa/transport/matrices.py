@@ -1,0 +1,92 @@
+"""Matrices on their way: as floats, or packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..codec import Codec
+
+
+class Matrices:
+    """Messages of R matrices, (R, m, n), in the form in which they were made; the other is made when it is asked for.
+
+    ``silent`` (R,) tells which are zero throughout, where the fields cannot say it.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        dense: Tensor | None = None,
+        fields: Sequence[Tensor] | None = None,
+        silent: Tensor | None = None,
+    ) -> None:
+        if (dense is None) == (fields is None or silent is None):
+            raise ValueError("give either the floats, or the fields and who is silent")
+        self.codec = codec
+        self._dense, self._fields, self._silent = dense, fields, silent
+
+    @property
+    def packed(self) -> bool:
+        """Whether the fields are there."""
+        return self._fields is not None
+
+    def __len__(self) -> int:
+        """R."""
+        return len(self._dense if self._dense is not None else self.fields[0])
+
+    @property
+    def dense(self) -> Tensor:
+        """(R, m, n), 0 in the silent ones."""
+        if self._dense is None:
+            m, n = self.codec.m, self.codec.n
+            x = self.codec.unpack(self.fields, 0, m * n).view(-1, m, n)
+            silent = self.silent
+            self._dense = torch.where(silent.to(x.device)[:, None, None], 0, x) if bool(silent.any()) else x
+        return self._dense
+
+    @property
+    def fields(self) -> Sequence[Tensor]:
+        """The codec's, (R, columns) each."""
+        if self._fields is None:
+            self._fields = self.codec.pack(self.dense.flatten(-2))
+        return self._fields
+
+    @property
+    def silent(self) -> Tensor:
+        """(R,)."""
+        if self._silent is None:
+            self._silent = self.codec.silent(self.dense.flatten(-2))
+        return self._silent
+
+    def rows(self, rows: Sequence[int]) -> Matrices:
+        """These, ascending; itself where they are all."""
+        if len(rows) == len(self):
+            return self
+        at = torch.tensor(rows, dtype=torch.int64)
+
+        def chosen(x: Tensor) -> Tensor:
+            return x[at.to(x.device)]
+
+        if not self.packed:
+            return Matrices(self.codec, dense=chosen(self.dense))
+        return Matrices(self.codec, fields=[chosen(field) for field in self.fields], silent=chosen(self.silent))
+
+    def among(self, rows: Sequence[int], count: int) -> Matrices:
+        """These are ``rows`` of so many, of which the others are zero."""
+        if len(rows) == count:
+            return self
+        at = torch.tensor(rows, dtype=torch.int64)
+
+        def spread(x: Tensor, fill: int = 0) -> Tensor:
+            return x.new_full((count, *x.shape[1:]), fill).index_copy_(0, at.to(x.device), x)
+
+        if not self.packed:
+            return Matrices(self.codec, dense=spread(self.dense))
+        return Matrices(self.codec, fields=[spread(field) for field in self.fields], silent=spread(self.silent, 1))
+
+
+__all__ = ["Matrices"]
