@@ -57,9 +57,14 @@ class Channel(Frozen):
         """The message for u."""
         return self.feedback.encode(u, self.compressor, state, ctx)
 
-    def packed(self, u: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor] | None:
-        """The message for u in its codec's fields, and which are silent; None where it must be made as floats."""
-        return self.compressor.packed(u, ctx) if self.feedback.kind == "none" else None
+    @property
+    def packs(self) -> bool:
+        """Whether messages are made in their codec's fields, never as floats."""
+        return self.feedback.kind == "none" and self.compressor.packs
+
+    def packed(self, u: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor]:
+        """The message for u in its codec's fields, and which are silent; if it :attr:`packs`."""
+        return self.compressor.packed(u, ctx)
 
     def decode(self, a: Tensor, state: State) -> Tensor:
         """The signal for the (aggregated) message a."""

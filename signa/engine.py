@@ -19,8 +19,8 @@ from .stack import Probe, Stack
 from .transport import Bucket, Clock, Transport
 from .transport.planning import SHARE
 
-#: Entries of a stack at the most (32 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
-MOST = 1 << 23
+#: Entries of a stack at the most (16 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
+MOST = 1 << 22
 
 
 def turns(names: Sequence[str], *, overlap: bool) -> dict[str, int]:

@@ -14,6 +14,7 @@ from .codec import codec_for
 from .coins import SERVER, Coins, name_key
 from .packing import words_for
 from .routing import Route
+from .scratch import own
 from .sentence import Method
 from .spec import ParamGroup
 from .stage import Context, Stage, State
@@ -185,7 +186,8 @@ class Stack:
             nothing = torch.zeros((), dtype=self.dtype, device=device).expand(shape[0] * shape[1], self.m, self.n)
             return Message(Matrices(self.lane.up, dense=nothing), torch.full(shape, ABSENT, dtype=torch.uint8))
         grads = [self.routes[i].layout.matrices(gradients[k][i].detach()) for k, i in there]  # type: ignore[union-attr]
-        x = torch.cat(grads).to(self.dtype)
+        packs = self.method.up.packs and self.probe is None
+        x = self._joined(grads, again=packs)
         x = x if clock.unscale == 1.0 else x * clock.unscale
         rows = [k * self.rows + i * self.per + b for k, i in there for b in range(self.per)]
         matrices = [row % self.rows for row in rows]
@@ -196,18 +198,24 @@ class Stack:
         self.show("gradient", matrices, x, x)
         for address, stage in self._path["worker"]:
             x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
-        packed = self.method.up.packed(x, ctx.at("up")) if self.probe is None else None
-        if packed is None:
-            message = Matrices(
-                self.lane.up, dense=self._encode("up", self.method.up, matrices, x, part["worker.up"], ctx)
-            )
+        if packs:
+            fields, silent = self.method.up.packed(x, ctx.at("up"))
+            message = Matrices(self.lane.up, fields=fields, silent=silent)
         else:
-            message = Matrices(self.lane.up, fields=packed[0], silent=packed[1])
+            x = self._encode("up", self.method.up, matrices, x, part["worker.up"], ctx)
+            message = Matrices(self.lane.up, dense=x)
         self._held.append(part)
         voice = torch.where(message.silent.cpu(), SILENT, VOICE).to(torch.uint8)
         status = torch.full((shape[0] * shape[1],), ABSENT, dtype=torch.uint8)
         status[rows] = voice
         return Message(message.among(rows, len(status)), status.view(shape))
+
+    def _joined(self, grads: list[Tensor], *, again: bool) -> Tensor:
+        """One behind the other; ``again``: in memory that the next ones will have, since no message shares it."""
+        whole = (sum(map(len, grads)), self.m, self.n)
+        if again and all(g.dtype == self.dtype for g in grads):
+            return torch.cat(grads, out=own("stack.gradients", whole, self.dtype, grads[0].device))
+        return torch.cat(grads).to(self.dtype)
 
     def serve(self, came: Matrices, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> Matrices:
         """The server's message for these matrices, from their aggregate: up's receiver, server, down's sender."""

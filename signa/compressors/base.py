@@ -24,10 +24,15 @@ class Compressor(Rule):
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         """C(x), dense, (..., m, n)."""
 
-    def packed(self, x: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor] | None:
+    @property
+    def packs(self) -> bool:
+        """Whether :meth:`packed` is cheaper than to make C(x) first."""
+        return False
+
+    def packed(self, x: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor]:
         """C(x) in the fields of its codec, (R, columns) for the R leading indices, and which of them are zero
-        throughout (R,); None unless that is cheaper than to make C(x) first. Law: what packing C(x) gives."""
-        return None
+        throughout, (R,). Law: what packing C(x) gives, and nothing that shares memory with x."""
+        raise NotImplementedError(f"{self.kind} makes its messages as floats")
 
     def codec(self, s: Signal, m: int, n: int, dtype: torch.dtype) -> Codec:
         """How C(x) travels for inputs described by ``s``. Law: it brings C(x) back bit for bit.

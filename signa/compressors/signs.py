@@ -48,10 +48,13 @@ class Sign(Compressor):
         opinion = sign.ne(0).flatten(-2).any(-1)[..., None, None]
         return torch.where(sign.eq(0) & opinion, torch.ones_like(sign), sign)
 
-    def packed(self, x: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor] | None:
+    @property
+    def packs(self) -> bool:
+        """If zeros become coins."""
+        return self.zeros == "coin"
+
+    def packed(self, x: Tensor, ctx: Context) -> tuple[Sequence[Tensor], Tensor]:
         """Words of signs, never as floats."""
-        if self.zeros != "coin":
-            return None
         words, silent = ctx.fair_words(x)
         return [words], silent
 

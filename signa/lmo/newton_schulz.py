@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from ..linalg import column_sum, ieee_products, matrix_sum, power_of_two_scale, row_sum
 from ..scratch import own
@@ -24,7 +25,7 @@ Normalisation: TypeAlias = Literal["schatten4", "frobenius", "aol"]
 
 _SIDE = 32  # both sides are padded to a multiple of it: ragged ones take another path in a stack than alone
 _WIDTH = 320  # inner products up to this, or up to the side, are the same under 1 and 16 threads; longer ones are not
-_GROUP = 1 << 20  # entries done together on a CPU, so that temporaries stay in its cache; no bit depends on it
+_GROUP = 1 << 19  # entries done together by each thread of a CPU: they stay in its cache; no bit depends on it
 
 
 def _best_quintic(lower: float, upper: float) -> Row:
@@ -202,10 +203,9 @@ def orthogonalise(
         return orthogonalise(x.mT, coefficients, normalisation=normalisation, dtype=dtype).mT
     matrices = x.detach().reshape(-1, m, n)
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
-    size = max(1, (_GROUP if x.device.type == "cpu" else matrices.numel()) // max(m * n, 1))
     step = _fused if dtype.itemsize == 2 else _plain
     with ieee_products(x.device):
-        for part, out in zip(matrices.split(size), result.split(size)):
+        for part, out in zip(_groups(matrices), _groups(result)):
             X, A = _normalised(part, normalisation, dtype)
             Y, Q = _like("Y", X), _like("Q", A)
             for at, (a, b, c) in enumerate(coefficients):
@@ -213,6 +213,13 @@ def orthogonalise(
                 X, Y = step(X, A, a, b, c, Q, out=Y), X
             out.copy_(X[:, :m, :n])
     return result.view(x.shape)
+
+
+def _groups(x: Tensor) -> Sequence[Tensor]:
+    """The matrices that are done together: all of them, or on a CPU as many for each thread as stay in its cache."""
+    if x.device.type != "cpu":
+        return [x]
+    return x.split(torch.get_num_threads() * max(1, _GROUP // max(1, x[0].numel() if len(x) else 1)))
 
 
 def _like(name: str, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -240,7 +247,8 @@ def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> 
         row = _nonzero(row_sum(wide.abs()))  # (B, m, 1), padding included
         X[:, :m, :n] = unit.div_(row[:, :m].sqrt())
         return X, A.copy_(wide.div_(row.sqrt() * row.mT.sqrt()))
-    fourth = _nonzero(matrix_sum(torch.square(wide, out=_like("square", wide))).sqrt())
+    # Of rows, then of their norms: in one pass, and torch splits no row below 32,768 entries over its threads.
+    fourth = _nonzero(vector_norm(vector_norm(wide, dim=-1), dim=-1)[:, None, None])
     X[:, :m, :n] = unit.div_(fourth.sqrt())  # from the unrounded entries: rounded once, not twice
     return X, A.copy_(wide.div_(fourth))
 
@@ -310,9 +318,8 @@ def leading_pair(x: Tensor, squarings: int) -> Tensor:
         return leading_pair(x.mT, squarings).mT
     matrices = x.detach().reshape(-1, m, n)
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
-    size = max(1, (_GROUP if x.device.type == "cpu" else matrices.numel()) // max(m * n, 1))
     with ieee_products(x.device):
-        for part, out in zip(matrices.split(size), result.split(size)):
+        for part, out in zip(_groups(matrices), _groups(result)):
             X = part.new_zeros(len(part), m + -m % _SIDE, n + -n % _SIDE)
             X[:, :m, :n] = power_of_two_scale(part)[0]
             A = gram(X)
