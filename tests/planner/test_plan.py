@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -190,11 +191,19 @@ def test_a_machine_is_measured_once_and_saved(tmp_path: Path) -> None:
 
 
 def test_a_matrix_that_is_too_large_is_timed_at_smaller_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    (stack,) = Blueprint.of(Spec.load("muon"), of_text("384x256")).stacks
-    whole = timing.stack(stack)
+    asked = []
+
+    def seconds(m: int, n: int) -> float:
+        return 2e-9 * m * n + 3e-11 * m * n * min(m, n)
+
+    def made(m: int, n: int, count: int) -> Callable[[], list[float]]:
+        asked.append((m, n))
+        return lambda: [count * seconds(m, n)]
+
     monkeypatch.setattr(timing, "_CUBES", 1 << 22)
-    for real, drawn in zip(whole, timing.stack(stack), strict=True):
-        assert real / 8 < drawn < real * 8
+    (rate,) = timing._per_matrix(384, 256, 1, made)
+    assert rate == pytest.approx(1 / seconds(384, 256), rel=1e-6)
+    assert max(asked) < (384, 256) and len(set(asked)) == 2
 
 
 def test_an_unknown_rate_is_refused() -> None:
