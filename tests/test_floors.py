@@ -12,7 +12,7 @@ FLOORS = (
     "channel sentence presets",
     "transport routing rows stack exact parcel overlap engine finite optim building saving checkpoints spec "
     "json_schema plugin show theory",
-    "lab flower planner cli commands testing __main__",
+    "lab flower planner bench cli commands testing __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"}

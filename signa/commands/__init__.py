@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from . import ablate, certify, describe, federated, plan
+from . import ablate, bench, certify, describe, federated, plan
 
 __all__ = ["register"]
 
-MODULES = (describe, ablate, certify, federated, plan)
+MODULES = (describe, ablate, certify, federated, plan, bench)
 
 
 def register(app: typer.Typer) -> None:

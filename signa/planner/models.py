@@ -131,7 +131,8 @@ def _gpt2(layers: int, d: int) -> Iterator[Entry]:
 
 
 def _llama(layers: int, d: int, inner: int, shared: int) -> Iterator[Entry]:
-    """arXiv 2302.13971, table 2 (7B); arXiv 2307.09288, table 1 (70B, whose k and v have ``shared`` rows)."""
+    """arXiv 2302.13971, table 2 (7B); arXiv 2307.09288, table 1 (70B, whose k and v have ``shared`` rows); TinyLlama:
+    arXiv 2401.02385, table 2."""
     yield "embed.tokens.weight", (32_000, d), "Embedding"
     for i in range(layers):
         for name, out, inside in (
@@ -177,6 +178,7 @@ MODELS: dict[str, Callable[[], Iterable[Entry]]] = {
     "gpt2-medium": lambda: _gpt2(24, 1024),
     "gpt2-large": lambda: _gpt2(36, 1280),
     "gpt2-xl": lambda: _gpt2(48, 1600),
+    "tinyllama": lambda: _llama(22, 2048, 5632, 256),
     "llama7b": lambda: _llama(32, 4096, 11_008, 4096),
     "llama70b": lambda: _llama(80, 8192, 28_672, 1024),
     "resnet18": lambda: _resnet((2, 2, 2, 2), 1),

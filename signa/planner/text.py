@@ -14,7 +14,7 @@ from .times import Link
 from .units import in_words
 from .verdict import crossings, gains, verdict
 
-__all__ = ["planned", "setting", "swept"]
+__all__ = ["columns", "planned", "setting", "swept"]
 
 _HEAD = ("way", "bits/param", "sent", "network", "hidden", "compute", "step", "vs fp32")
 
@@ -58,7 +58,7 @@ def planned(planner: Planner, workers: int, link: Link, inside: Inside | None) -
         ratio = f"{plan.speedup(row.name):.2f}x"
         lines.append((row.name, f"{row.bits:.3f}", in_words(row.sent, "B"), *times, ratio))
     said = [f"faster than {one.against} {one}" for one in found]
-    return data, "\n".join([*_columns(lines), "", verdict(plan), *said, *_advice(plan)])
+    return data, "\n".join([*columns(lines), "", verdict(plan), *said, *_advice(plan)])
 
 
 def _advice(plan: Plan) -> list[str]:
@@ -75,7 +75,7 @@ def _advice(plan: Plan) -> list[str]:
 
 def swept(sweep: Sweep, plans: Sequence[Plan], out: Path | None) -> tuple[dict[str, Any], str]:
     """A sweep: for programs, and as a table; its files in a folder."""
-    text = _columns(table(sweep, plans))
+    text = columns(table(sweep, plans))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_csv(plans, out / "plan.csv")
@@ -94,7 +94,8 @@ def swept(sweep: Sweep, plans: Sequence[Plan], out: Path | None) -> tuple[dict[s
     return {"sweep": sweep.what, "plans": data}, "\n".join(text)
 
 
-def _columns(lines: Sequence[Sequence[str]]) -> list[str]:
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(

@@ -21,7 +21,9 @@ from ..transport.header import Header
 from ..transport.pool import aggregate as aggregated
 from ..transport.sums import Encoding
 
-__all__ = ["VOTERS", "adamw", "aggregate", "codec", "copy", "muon", "payload", "stack", "summed"]
+__all__ = [
+    "VOTERS", "adamw", "aggregate", "codec", "copy", "finished", "gemm", "muon", "payload", "stack", "summed", "taken",
+]  # fmt: skip
 
 _BUDGET = 0.6  # seconds of one call, after one that is not counted
 _CUBES = 1 << 29  # m n min(m, n) of the largest matrix that is timed
@@ -46,7 +48,7 @@ def muon(m: int, n: int, count: int) -> list[float]:
         for p in parameters:
             p.grad = torch.randn(m, n)
         optimizer = torch.optim.Muon(parameters, lr=_LR, weight_decay=_DECAY)
-        return lambda: [_taken(optimizer.step)]
+        return lambda: [taken(optimizer.step)]
 
     return _per_matrix(m, n, count, made)
 
@@ -189,11 +191,23 @@ def payload() -> list[float]:
     return [len(data) / _seconds(lambda: Header(0, 0).write(out.copy_(data)))]
 
 
-def copy() -> list[float]:
-    """Bytes a second of a copy."""
-    data = torch.zeros(_ENTRIES * WORD // 16, dtype=torch.float32)
+def copy(entries: int = _ENTRIES * WORD // 16, device: str = "cpu") -> list[float]:
+    """Bytes a second of a copy of so many float32; twice as many are moved, once read and once written."""
+    data = torch.zeros(entries, dtype=torch.float32, device=device)
     out = torch.empty_like(data)
-    return [data.nbytes / _seconds(lambda: out.copy_(data))]
+    return [data.nbytes / _seconds(lambda: out.copy_(data), device)]
+
+
+def gemm(m: int, n: int, count: int, device: str = "cpu") -> list[float]:
+    """FLOPs a second of bfloat16 products of a Newton-Schulz step: (s, s) by (s, l), s and l the smaller and the longer
+    of m and n, for as many of ``count`` at once as there is room for."""
+    side, length = min(m, n), max(m, n)
+    several = max(1, min(count, (1 << 20) // (m * n)))
+    square, x = (
+        torch.randn(several, side, wide, device=device).to(torch.bfloat16).div_(side) for wide in (side, length)
+    )
+    out = torch.empty_like(x)
+    return [2 * several * side * side * length / _seconds(lambda: torch.bmm(square, x, out=out), device)]
 
 
 def adamw() -> list[float]:
@@ -203,16 +217,25 @@ def adamw() -> list[float]:
     return [_ENTRIES / _seconds(torch.optim.AdamW([parameter]).step)]
 
 
-def _seconds(act: Callable[[], object]) -> float:
+def _seconds(act: Callable[[], object], device: str = "cpu") -> float:
     """The median of some calls, after one that is not counted."""
     act()
-    taken: list[float] = []
-    while len(taken) < 3 or (sum(taken) < _BUDGET / 3 and len(taken) < 100):
-        taken.append(_taken(act))
-    return median(taken)
+    seen: list[float] = []
+    while len(seen) < 3 or (sum(seen) < _BUDGET / 3 and len(seen) < 100):
+        seen.append(taken(act, device))
+    return median(seen)
 
 
-def _taken(act: Callable[[], object]) -> float:
+def taken(act: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one call, to the end of what it started on a GPU."""
+    finished(device)
     begun = time.perf_counter()
     act()
+    finished(device)
     return time.perf_counter() - begun
+
+
+def finished(device: str) -> None:
+    """Wait for a GPU; a CPU has done its work when a call returns."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
@@ -18,35 +19,46 @@ _TIMES = 5
 _PATIENCE = 60.0
 
 
+T = TypeVar("T")
+
+
 def gauge(size: int) -> dict[str, float]:
     """Bytes per second that the busiest of ``size`` ranks sends in each kind of collective, and ``messages``: the
     inverse of what a collective costs for each peer, whatever its length.
 
     A link that is slower than this is what a step waits for; a faster one is not.
     """
-    store, found = c10d.HashStore(), {}
-    errors: list[BaseException] = []
+
+    def rates(group: Any, store: Any) -> dict[str, float]:
+        ranks = Ranks(group, store, _PATIENCE)
+        return {name: amount / _median(act, ranks) for name, amount, act in _kinds(ranks)}
+
+    return in_threads(size, rates)[0]
+
+
+def in_threads(size: int, act: Callable[[Any, Any], T]) -> list[T]:
+    """What ``act(process group, store)`` gives on each of ``size`` gloo ranks, threads of this process with one thread
+    of torch's each; what it raises on any of them."""
+    store, found, errors = c10d.HashStore(), dict[int, T](), list[BaseException]()
 
     def rank(number: int) -> None:
         try:
             torch.set_num_threads(1)
             group = dist.ProcessGroupGloo(store, number, size, timedelta(seconds=_PATIENCE + 5))
-            ranks = Ranks(group, c10d.PrefixStore("faults", store), _PATIENCE)
-            for name, amount, act in _kinds(ranks):
-                rate = amount / _median(act, ranks)
-                if number == 0:
-                    found[name] = rate
+            found[number] = act(group, c10d.PrefixStore("faults", store))
         except BaseException as error:  # raised in the caller's thread
             errors.append(error)
 
+    own = torch.get_num_threads()
     threads = [threading.Thread(target=rank, args=(number,), daemon=True) for number in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    torch.set_num_threads(own)
     if errors:
         raise errors[0]
-    return found
+    return [found[number] for number in range(size)]
 
 
 def _kinds(ranks: Ranks) -> list[tuple[str, float, Callable[[], object]]]:
@@ -77,4 +89,4 @@ def _median(act: Callable[[], object], ranks: Ranks) -> float:
     return sorted(taken)[_TIMES // 2]
 
 
-__all__ = ["gauge"]
+__all__ = ["gauge", "in_threads"]

@@ -125,6 +125,7 @@ def test_what_is_no_sweep_is_refused(text: str) -> None:
 @pytest.mark.parametrize(("name", "entries"), [
     ("gpt2", 124_439_808), ("gpt2-medium", 354_823_168), ("gpt2-large", 774_030_080), ("gpt2-xl", 1_557_611_200),
     ("llama7b", 6_738_415_616), ("llama70b", 68_976_648_192), ("resnet18", 11_689_512), ("resnet50", 25_557_032),
+    ("tinyllama", 1_100_048_384),
 ])  # fmt: skip
 def test_models_have_their_published_sizes(name: str, entries: int) -> None:
     """As their released weights count, a tied head once."""
