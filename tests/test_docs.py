@@ -13,7 +13,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 import run
 import signa
 from signa import cli, lmo, plugin
+from signa.bench import VERBS, markdown
 from signa.lab.ablation import load_ablation, read_archive
 from signa.lab.ablation.tables import compared, rows
 from signa.lab.tasks import tasks
@@ -237,6 +238,16 @@ def planned() -> str:
     return written("planned")
 
 
+def bench(verb: str) -> Callable[[], str]:
+    """What `signa bench` found."""
+
+    def measured() -> str:
+        return markdown(results(f"bench_{verb}"))
+
+    measured.__name__ = f"bench_{verb}"
+    return measured
+
+
 TABLES = [
     ("README.md", summary),
     ("docs/the-path.md", sentences),
@@ -246,6 +257,7 @@ TABLES = [
     ("docs/distributed.md", slow_link),
     ("docs/distributed.md", weak_scaling),
     ("docs/planner.md", planned),
+    *(("docs/performance.md", bench(verb)) for verb in VERBS),
 ]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+from ..errors import Advice
 from ..lab.records import environment
 from ..lab.refusal import refusal
 from ..lmo import Spectral
@@ -77,7 +79,9 @@ def run(name: str, options: Options, command: Sequence[str] = ()) -> dict[str, A
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads or before)
     try:
-        cases = [verb.measure(one, workers, rounds, device, quick).data() for one in sets]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Advice)  # an even number of voters is what is asked for here
+            cases = [verb.measure(one, workers, rounds, device, quick).data() for one in sets]
         where = environment(command, torch.device(device))
     finally:
         torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,7 @@ def test_a_set_that_is_none_is_refused() -> None:
 
 def test_everybody_has_a_turn_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    clock: list[float] = []
-    monkeypatch.setattr("signa.bench.contest.taken", lambda one, device: (one(), clock.append(0.0), 0.009)[2])
+    monkeypatch.setattr(sys.modules["signa.bench.contest"], "taken", lambda one, device: (one(), 0.009)[1])
     acts: dict[str, Callable[[], object]] = {name: lambda name=name: said.append(name) for name in "abc"}
     found = contest({name: Act(act) for name, act in acts.items()}, 4, "cpu")
     assert said[:6] == list("aabbcc")  # not counted
@@ -132,11 +132,7 @@ def test_a_peer_that_fails_says_how() -> None:
         raise RuntimeError("only on Tuesdays\nand so on")
 
     said = enter(Peer("x", "typer", fails), [(4, 4)], "cpu")
-    assert (
-        isinstance(said, str)
-        and said.endswith(" does not work here: RuntimeError: only on Tuesdays")
-        and said[0] != "d"
-    )
+    assert str(said).endswith(" does not work here: RuntimeError: only on Tuesdays") and str(said)[0].isdigit()
     assert enter(Peer("x", "", fails), [(4, 4)], "cpu") == "does not work here: RuntimeError: only on Tuesdays"
 
 
