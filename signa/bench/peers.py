@@ -135,6 +135,9 @@ def _heavyball(parameters: Parameters) -> Callable[[], object]:
 
 
 def _muonium(parameters: Parameters) -> Callable[[], object]:
+    """Its kernels are in triton, and it has no other path that a user can choose."""
+    if parameters[0].device.type != "cuda":
+        raise RuntimeError("its kernels are for CUDA alone")
     words = {"wd": 0.0, "momentum": _BETA, "nesterov": False, "orthogonalization_strategy": "newton_schulz"}
     return _package("muonium").Muon(list(parameters), lr=LR, **words).step
 
