@@ -14,7 +14,6 @@ from torch import nn
 import signa
 from signa.errors import SpecError
 from signa.planner import BASE, Inside, Link, Machine, Plan, Planner, measured, of_module, of_text, predict, timing
-from signa.planner.blueprint import Blueprint
 from signa.planner.models import MODELS
 from signa.planner.sweep import draw, read_sweep, run, write_csv
 from signa.planner.verdict import GAIN, crossings, gains, verdict
