@@ -12,22 +12,38 @@ from torch import Tensor
 
 from .errors import Advice, GradientError, NonFinite
 
+_SMALL = 1 << 14  # entries
+
 Policy = Literal["abstain", "raise", "skip"]
 
 
+@torch.no_grad()
 def first_nonfinite(gradients: Sequence[Tensor | None]) -> int | None:
     """The index of the first gradient that holds an infinity or a NaN.
 
     A sum is not finite where an entry is not, and costs a fraction of isfinite on every entry; a finite tensor whose
     sum overflows is told apart by a second look.
     """
-    there = [(index, grad.detach()) for index, grad in enumerate(gradients) if grad is not None]
+    there = [(index, grad) for index, grad in enumerate(gradients) if grad is not None]
     if not there:
         return None
     home = there[0][1].device
-    sums = torch.stack([grad.sum().to(home, torch.float32) for _, grad in there])
-    suspects = (~sums.isfinite()).nonzero().flatten().tolist()
-    return next((there[at][0] for at in suspects if not bool(there[at][1].isfinite().all())), None)
+    sums = torch.stack([part.sum().to(home, torch.float32) for part in _joined([grad for _, grad in there])])
+    if bool(sums.isfinite().all()):
+        return None
+    return next((index for index, grad in there if not bool(grad.isfinite().all())), None)
+
+
+def _joined(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The same entries in fewer tensors: a sum of a small one costs a call, whatever is in it."""
+    parts: list[Tensor] = []
+    small: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for grad in gradients:
+        if grad.numel() < _SMALL:
+            small.setdefault((grad.dtype, grad.device), []).append(grad.reshape(-1))
+        else:
+            parts.append(grad)
+    return parts + [torch.cat(alike) for alike in small.values()]
 
 
 class NonFiniteLog(Counter[tuple[int, str]]):

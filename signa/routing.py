@@ -161,15 +161,29 @@ class Layout:
 
     def matrices(self, x: Tensor, lead: int = 0) -> Tensor:
         """(*lead, *shape) to (*lead, count, m, n)."""
+        if self.in_order:  # 10 times as fast as to read the pattern
+            return x.reshape(*x.shape[:lead], self.count, self.m, self.n)
         left, right = self._sides
         out = rearrange(x, f"... {left} -> ... {right}", **dict(self.sizes))
         return out.reshape(*x.shape[:lead], self.count, self.m, self.n)
 
     def parameter(self, x: Tensor, lead: int = 0) -> Tensor:
         """(*lead, count, m, n) to (*lead, *shape), the inverse; a view where the pattern allows one."""
+        if self.in_order:
+            return x.reshape((*x.shape[:lead], *self.shape))
         left, right = self._sides
         x = x.reshape(*x.shape[:lead], *self.batch, self.m, self.n)
         return rearrange(x, f"... {right} -> ... {left}", **self._lengths)
+
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether the pattern leaves the entries in their order.
+
+        >>> Layout.of((6, 4, 2), "o i k -> o (i k)").in_order, Layout.of((6, 4), "o i -> i o").in_order
+        (True, False)
+        """
+        left, right = ([axis for axis in re.findall(r"\w+", side) if axis != "1"] for side in self._sides)
+        return left == right
 
     @cached_property
     def _sides(self) -> tuple[str, str]:

@@ -26,6 +26,8 @@ COMPUTE = {torch.float64: torch.float64}
 """Dtypes that are computed in as they are; every other one is computed, and its state kept, in float32."""
 
 
+_SMALL = 1 << 14  # entries of a parameter
+
 P = ParamSpec("P")
 
 
@@ -141,14 +143,15 @@ class Stack:
         return self._read(range(len(self.routes)))
 
     def _read(self, only: Sequence[int]) -> Tensor:
-        return torch.cat([self.routes[i].layout.matrices(self.parameters[i].detach()).to(self.dtype) for i in only])
+        return self._joined([(i, self.parameters[i]) for i in only])
 
     def write(self, x: Tensor, only: Sequence[int] | None = None) -> None:
         """Matrices back into the parameters (those numbered in ``only``, which x then holds alone)."""
         chosen = range(len(self.routes)) if only is None else only
-        for place, index in enumerate(chosen):
-            block = x[place * self.per : (place + 1) * self.per]
-            self.parameters[index].copy_(self.routes[index].layout.parameter(block))
+        blocks = x.view(len(chosen), *self._shape).unbind() if self._shape is not None else x.split(self.per)
+        if self._shape is None:
+            blocks = [self.routes[index].layout.parameter(block) for index, block in zip(chosen, blocks, strict=True)]
+        torch._foreach_copy_([self.parameters[index] for index in chosen], list(blocks))
 
     def views(self, index: int) -> dict[str, Tensor]:
         """Parameter ``index``'s state: views of the stacked tensors, worker state as (k, ...)."""
@@ -185,9 +188,8 @@ class Stack:
         if not there or not self.entries:
             nothing = torch.zeros((), dtype=self.dtype, device=device).expand(shape[0] * shape[1], self.m, self.n)
             return Message(Matrices(self.lane.up, dense=nothing), torch.full(shape, ABSENT, dtype=torch.uint8))
-        grads = [self.routes[i].layout.matrices(gradients[k][i].detach()) for k, i in there]  # type: ignore[union-attr]
         packs = self.method.up.packs and self.probe is None
-        x = self._joined(grads, again=packs)
+        x = self._joined([(i, gradients[k][i]) for k, i in there], again=packs)  # type: ignore[misc]
         x = x if clock.unscale == 1.0 else x * clock.unscale
         rows = [k * self.rows + i * self.per + b for k, i in there for b in range(self.per)]
         matrices = [row % self.rows for row in rows]
@@ -210,12 +212,24 @@ class Stack:
         status[rows] = voice
         return Message(message.among(rows, len(status)), status.view(shape))
 
-    def _joined(self, grads: list[Tensor], *, again: bool) -> Tensor:
-        """One behind the other; ``again``: in memory that the next ones will have, since no message shares it."""
-        whole = (sum(map(len, grads)), self.m, self.n)
-        if again and all(g.dtype == self.dtype for g in grads):
-            return torch.cat(grads, out=own("stack.gradients", whole, self.dtype, grads[0].device))
-        return torch.cat(grads).to(self.dtype)
+    @torch.no_grad()
+    def _joined(self, tensors: Sequence[tuple[int, Tensor]], *, again: bool = False) -> Tensor:
+        """Matrices of what belongs to parameters, by their numbers, one behind the other, in the dtype of computation.
+
+        ``again``: in memory that the next ones will have, since nothing that stays shares it.
+        """
+        shape, out = self._shape, None
+        every = [x if shape is not None else self.routes[i].layout.matrices(x) for i, x in tensors]
+        if again and all(x.dtype == self.dtype for x in every):
+            out = own("stack.joined", (len(every), *every[0].shape), self.dtype, every[0].device)
+        return torch.stack(every, out=out).to(self.dtype).reshape(len(every) * self.per, self.m, self.n)
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...] | None:
+        """The parameters' one shape, if they have one and their matrices' entries lie in the same order."""
+        layout = self.routes[0].layout
+        alike = all(route.layout.shape == layout.shape and route.layout.in_order for route in self.routes)
+        return layout.shape if alike else None
 
     def serve(self, came: Matrices, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> Matrices:
         """The server's message for these matrices, from their aggregate: up's receiver, server, down's sender."""
@@ -247,10 +261,15 @@ class Stack:
         part.keep()
 
     def _moved(self, step: Step, x: Tensor, only: Sequence[int], ctx: Context) -> bool:
-        """Take the step on the parameters themselves, without copying them here and back, if they are the matrices."""
+        """Take the step on the parameters themselves, without copying them here and back, if they are the matrices.
+
+        Many small ones are copied faster than they are looked at one by one.
+        """
+        if self.probe is not None or self.per * self.m * self.n < _SMALL:
+            return False
         parameters = [self.parameters[i].detach() for i in only]
         own = [self.routes[i].layout.matrices(p) for i, p in zip(only, parameters, strict=True)]
-        if self.probe is not None or any(
+        if any(
             p.dtype != self.dtype or model.data_ptr() != p.data_ptr() or not model.is_contiguous()
             for p, model in zip(parameters, own, strict=True)
         ):

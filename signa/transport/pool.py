@@ -63,7 +63,10 @@ def _count(lane: Lane, block: Block, planes: Tensor, active: Tensor, clock: Cloc
         pair = lane.aggregate.of_words(planes if everything else planes[voters][:, matrices], coins)
         if pair is None:
             return None
-        sign[matrices], there[matrices] = pair
+        if everything:
+            sign, there = pair
+        else:
+            sign[matrices], there[matrices] = pair
     if rest := block.length % WORD:
         there[:, -1] &= (1 << rest) - 1  # what lies behind the last entry is 0
     return [sign, there]
@@ -71,6 +74,8 @@ def _count(lane: Lane, block: Block, planes: Tensor, active: Tensor, clock: Cloc
 
 def alike(active: Tensor) -> Sequence[tuple[list[int], list[int]]]:
     """The matrices that the same workers take part in, with those workers, from who is active (N, matrices)."""
+    if active.numel() and bool(active.all()):  # as nearly always
+        return [(list(range(active.shape[1])), list(range(len(active))))]
     found: dict[tuple[int, ...], list[int]] = {}
     for matrix, who in enumerate(active.T.tolist()):
         found.setdefault(tuple(worker for worker, there in enumerate(who) if there), []).append(matrix)
