@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 if _typing.TYPE_CHECKING:
     from . import aggregators, compressors, presets, stages
     from .aggregators import Aggregator
-    from .building import build
+    from .building import build, param_groups
     from .channel import Channel
     from .checkpoints import load_checkpoint, save_checkpoint
     from .compressors import Compressor
@@ -30,7 +30,7 @@ if _typing.TYPE_CHECKING:
 
 _HOMES = {
     "aggregators": ("Aggregator",),
-    "building": ("build",),
+    "building": ("build", "param_groups"),
     "channel": ("Channel",),
     "checkpoints": ("load_checkpoint", "save_checkpoint"),
     "compressors": ("Compressor",),
@@ -94,6 +94,7 @@ __all__ = [
     "lmos",
     "load_checkpoint",
     "method",
+    "param_groups",
     "presets",
     "replicate",
     "save_checkpoint",

@@ -8,8 +8,9 @@ from typing import Any
 
 from .errors import Problem, SpecError
 from .finite import Policy
-from .optim import Model, SignA
+from .optim import SignA
 from .plugin import load_plugins
+from .routing import Model, Routing, param_group
 from .sentence import Method
 from .spec import Spec, for_preset
 from .transport import Transport
@@ -31,6 +32,7 @@ def build(
     ``*classifier*`` to AdamW (3e-4, no decay), everything else with two axes or more to the preset, and the rest to
     AdamW.
 
+    A list of modules is one model in parts (a pipeline's stages), whose parameters' names are each other's strangers.
     With pairs in place of the model nobody knows which parameter belongs to an Embedding or is tied, nor which buffers
     there are: names alone decide.
 
@@ -64,4 +66,25 @@ def build(
     return SignA(model, Spec.load(spec, plugins=plugins), transport=transport, seed=seed, nonfinite=nonfinite)
 
 
-__all__ = ["build"]
+def param_groups(
+    model: Model, spec: str | Path | Method | Mapping[str, Any] | Spec, *, plugins: Iterable[str | Path] = ()
+) -> list[dict[str, Any]]:
+    """The spec's groups as ``torch.optim`` takes them, for an optimizer of one's own: who goes where, and how fast.
+
+    Each group that has parameters is a dict of ``params``, ``name``, ``lr``, ``weight_decay`` and ``signa_names``, the
+    parameters' names. What the spec says besides (the method, ``scaling``, ``matrix``) is up to that optimizer.
+
+    Raises:
+        SpecError, RoutingError, UnsupportedParameter: as :func:`build`.
+
+    >>> from torch import nn, optim
+    >>> matrices, rest = param_groups(nn.Linear(4, 2), "muon")
+    >>> matrices["name"], matrices["signa_names"], rest["signa_names"]
+    ('muon', ['weight'], ['bias'])
+    >>> optimizers = optim.Muon([matrices]), optim.AdamW([rest])
+    """
+    filled = Routing.of(Spec.load(spec, plugins=plugins), model).filled()
+    return [param_group(group, routes) for group, routes in filled]
+
+
+__all__ = ["build", "param_groups"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, get_args, overload
 
@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from .engine import Engine, Scalars, Shared
 from .errors import Advice, GradientError, NonFinite, SignaError
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal, scaler_says
-from .routing import Bits, Route, Routing
+from .routing import Bits, Model, Route, Routing, param_group
 from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
 from .sentence import Hop
 from .spec import ParamGroup, Spec
 from .stack import Probe, Stack
 from .transport import Clock, Transport, Verdict, default_transport
-
-Model = nn.Module | Iterable[tuple[str, Tensor]]
 
 
 class SignA(torch.optim.Optimizer):
@@ -89,9 +87,8 @@ class SignA(torch.optim.Optimizer):
         self._buffers = buffers
         self._engine = Engine(transport)
         transport.agree(export_facts(self, self._buffers), model if isinstance(model, nn.Module) else None)
-        members = [[route for route in routing if route.group == index] for index in range(len(self.spec.groups))]
-        filled = [(self.spec.groups[index], routes) for index, routes in enumerate(members) if routes]
-        super().__init__([_param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
+        filled = routing.filled()
+        super().__init__([param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
         for phase in phases or [list(range(len(filled)))]:
             self._grow({index: filled[index] for index in phase})
         transport.compare(self.replicas(), self.steps)
@@ -326,7 +323,7 @@ class SignA(torch.optim.Optimizer):
         routing.spec.admit(self.transport.workers)
         self._engine.homes.admit({route.named.name: route.named.parameter for route in routes})
         self.spec, self.routing = routing.spec, routing
-        super().add_param_group(_param_group(group, routes))
+        super().add_param_group(param_group(group, routes))
         self.transport.agree(export_facts(self, self._buffers), None)
         self._grow({len(self.param_groups) - 1: (group, routes)})
         self.transport.compare(self.replicas(), self.steps)
@@ -386,15 +383,3 @@ class SignA(torch.optim.Optimizer):
         made = (state["nonfinite"], state["buffers"], None, state["phases"])
         self._setup(routing, state["transport"], seed, *made)
         self.load_state_dict(state["state"])
-
-
-def _param_group(group: ParamGroup, routes: list[Route]) -> dict[str, Any]:
-    names = [route.named.name for route in routes]
-    group_name = group.name or "+".join(group.match) or "group"
-    return {
-        "params": [route.named.parameter for route in routes],
-        "name": group_name,
-        "lr": group.lr,
-        "weight_decay": group.weight_decay,
-        "signa_names": names,
-    }

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from .address import SILENT, Address, dotted, kind_of, labels, set_address
 from .errors import Fault, Problem, SpecError
+from .ordinary import ordinary
 from .rule import Inside, Registry, closest, plain
 from .sources import KEY, Source
 
@@ -75,7 +76,10 @@ def changed(value: M, changes: Mapping[str, Any]) -> M:
         SpecError: an address that leads nowhere, or a value that does not fit.
     """
     tree = plain(value, resolved=False)
-    for address, new in changes.items():
+    new_values, problems = ordinary(changes)
+    if problems:
+        raise SpecError(problems)
+    for address, new in new_values.items():
         try:
             set_address(tree, address, new)
         except SpecError:  # it may lead into what an earlier change wrote in short: a preset's name, a list of words

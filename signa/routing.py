@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -21,6 +21,8 @@ from .reading import validated
 from .rule import closest
 from .spec import ParamGroup, Spec
 
+#: A model, its parts (a pipeline's stages, each with names of its own), or (name, parameter) pairs.
+Model = nn.Module | Sequence[nn.Module] | Iterable[tuple[str, Tensor]]
 _PREFIXES = ("_orig_mod.", "module.")
 _COMPARE = {
     "==": operator.eq,
@@ -53,17 +55,28 @@ def clean_name(name: str) -> str:
     return name.replace("._orig_mod.", ".")
 
 
-def named_parameters(model: nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Named]) -> list[Named]:
+def parts_of(model: object) -> list[nn.Module]:
+    """The modules that were given for a model; none where it was pairs.
+
+    >>> parts_of(nn.ReLU()), parts_of([nn.ReLU(), nn.Tanh()]), parts_of(nn.Linear(1, 1).named_parameters())
+    ([ReLU()], [ReLU(), Tanh()], [])
+    """
+    parts = [model] if isinstance(model, nn.Module) else model if isinstance(model, list | tuple) else []
+    return [*parts] if all(isinstance(part, nn.Module) for part in parts) else []
+
+
+def named_parameters(model: Model | Iterable[Named]) -> list[Named]:
     """Every parameter once, tied ones under their first name; a list of Named is as it is."""
-    if not isinstance(model, nn.Module):
-        pairs: list[Any] = list(model)
+    parts = parts_of(model)
+    if not parts:
+        pairs: list[Any] = list(model)  # type: ignore[arg-type]
         if pairs and all(isinstance(pair, Named) for pair in pairs):
             return pairs
         if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
             raise RoutingError("SignA routes by name: pass the model, or model.named_parameters()")
         return _unique([Named(clean_name(name), parameter) for name, parameter in pairs])
     found = []
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in (item for part in parts for item in part.named_modules(remove_duplicate=False)):
         classes = frozenset(cls.__name__ for cls in type(module).__mro__)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             found.append(Named(clean_name(f"{prefix}.{name}" if prefix else name), parameter, classes))
@@ -236,7 +249,7 @@ class Routing(tuple[Route, ...]):
     frozen: tuple[str, ...]
 
     @classmethod
-    def of(cls, spec: Spec, model: nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Named]) -> Routing:
+    def of(cls, spec: Spec, model: Model | Iterable[Named]) -> Routing:
         """Route every parameter that requires a gradient; frozen ones are listed and left alone.
 
         Raises:
@@ -280,6 +293,11 @@ class Routing(tuple[Route, ...]):
             "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
         )
 
+    def filled(self) -> list[tuple[ParamGroup, list[Route]]]:
+        """The groups that have parameters, with their routes."""
+        members = [[route for route in self if route.group == index] for index in range(len(self.spec.groups))]
+        return [(self.spec.groups[index], routes) for index, routes in enumerate(members) if routes]
+
     def bits(self) -> Bits:
         """Logical bits over all parameters, worked out from the methods."""
         up = down = total = 0.0
@@ -318,6 +336,17 @@ class Routing(tuple[Route, ...]):
         routing.spec = validated(Spec, {**dict(self.spec), "groups": (*self.spec.groups, group)})
         routing.frozen = self.frozen
         return routing, group, routes
+
+
+def param_group(group: ParamGroup, routes: Sequence[Route]) -> dict[str, Any]:
+    """A group and its parameters as ``torch.optim`` has them."""
+    return {
+        "params": [route.named.parameter for route in routes],
+        "name": group.name or "+".join(group.match) or "group",
+        "lr": group.lr,
+        "weight_decay": group.weight_decay,
+        "signa_names": [route.named.name for route in routes],
+    }
 
 
 def takes(group: ParamGroup, item: Named) -> bool:

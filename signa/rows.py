@@ -11,18 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from .errors import GradientError, UnsupportedParameter
-from .routing import clean_name
+from .routing import clean_name, parts_of
 
 Buffers = list[tuple[nn.Module, str]]
 
 
 def buffers_of(model: object) -> Buffers:
     """A model's buffers by name, so that they are alike wherever its modules stand; pairs have none."""
-    if not isinstance(model, nn.Module):
-        return []
     found = [
         (clean_name(f"{prefix}.{name}"), module, name)
-        for prefix, module in model.named_modules()
+        for part in parts_of(model)
+        for prefix, module in part.named_modules()
         for name in dict(module.named_buffers(recurse=False))
     ]
     return [(module, name) for _, module, name in sorted(found, key=itemgetter(0))]

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 from pydantic._internal._model_construction import ModelMetaclass
 from pydantic_core import core_schema
 
-from .errors import Advice, Fault, RegistryError
+from .errors import Advice, Fault, RegistryError, SpecError
 
 Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
@@ -61,11 +61,15 @@ class _Refusing(ModelMetaclass):
     """Makes ``Method(wroker=...)`` in Python fail as a spec file does, with what was probably meant."""
 
     def __call__(cls, *args: Any, **fields: Any) -> Any:
+        from .ordinary import ordinary  # both read rules
+        from .reading import refused
+
+        fields, problems = ordinary(fields)
+        if problems:
+            raise SpecError(problems)
         try:
             return super().__call__(*args, **fields)
         except ValidationError as error:
-            from .reading import refused  # it reads rules
-
             raise refused(error, cls, fields) from None  # type: ignore[arg-type]
 
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from .errors import Fault, Problem, RegistryError, SpecError
 from .json_schema import document
+from .ordinary import ordinary
 from .plugin import load_plugins
 from .presets.registry import MethodField, presets, unknown_preset
 from .reading import changed, validated
@@ -258,7 +259,8 @@ def _data(source: Any) -> tuple[Any, Source, list[Problem]]:
     if isinstance(source, Spec):
         return plain(source, resolved=False), Source(), []
     if isinstance(source, Mapping):
-        return dict(source), Source(), []
+        data, problems = ordinary(source)
+        return data, Source(), problems
     path = Path(source) if isinstance(source, str | Path) else None
     if isinstance(source, Method) or (isinstance(source, str) and path and not path.suffix and path.name == source):
         return plain(for_preset(source), resolved=False), Source(), []

@@ -13,8 +13,8 @@ NAMES = [
     "LMO",
     "Advice", "Aggregator", "Channel", "Compressor", "Context", "Fault", "Feedback", "Group", "Loopback", "Method",
     "Norm", "ParamGroup", "Rule", "Scaling", "SignA", "SignaError", "Signal", "Spec", "SpecError", "Stage",
-    "__version__", "aggregators", "build", "compressors", "feedbacks", "lmos", "load_checkpoint", "method", "presets",
-    "replicate", "save_checkpoint", "scalings", "schema", "stages",
+    "__version__", "aggregators", "build", "compressors", "feedbacks", "lmos", "load_checkpoint", "method",
+    "param_groups", "presets", "replicate", "save_checkpoint", "scalings", "schema", "stages",
 ]  # fmt: skip
 REGISTRIES = {
     "lmos": ["column", "frobenius", "l1", "linf", "nuclear", "row", "spectral"],

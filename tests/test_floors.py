@@ -7,12 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "signa"
 FLOORS = (
-    "errors kernels packing codec signal coins rule stage linalg scratch address sources reading scalars toml_places",
+    "errors kernels packing codec signal coins rule stage linalg scratch address ordinary sources reading scalars "
+    "toml_places",
     "lmo compressors aggregators stages feedback scaling",
     "channel sentence presets",
     "transport routing rows stack exact parcel overlap engine finite optim building saving checkpoints spec "
     "json_schema plugin show theory",
-    "lab flower planner bench cli commands testing __main__",
+    "lab flower integrations planner bench cli commands testing __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"}
