@@ -10,7 +10,7 @@ from .errors import Problem, SpecError
 from .finite import Policy
 from .optim import SignA
 from .plugin import load_plugins
-from .routing import Model, Routing, param_group
+from .routing import Model, Routing, torch_group
 from .sentence import Method
 from .spec import Spec, for_preset
 from .transport import Transport
@@ -84,7 +84,7 @@ def param_groups(
     >>> optimizers = optim.Muon([matrices]), optim.AdamW([rest])
     """
     filled = Routing.of(Spec.load(spec, plugins=plugins), model).filled()
-    return [param_group(group, routes) for group, routes in filled]
+    return [torch_group(group, routes) for group, routes in filled]
 
 
 __all__ = ["build", "param_groups"]

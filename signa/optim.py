@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .engine import Engine, Scalars, Shared
 from .errors import Advice, GradientError, NonFinite, SignaError
 from .finite import NonFiniteLog, Policy, first_nonfinite, refusal, scaler_says
-from .routing import Bits, Model, Route, Routing, param_group
+from .routing import Bits, Model, Route, Routing, torch_group
 from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
 from .sentence import Hop
@@ -88,7 +88,7 @@ class SignA(torch.optim.Optimizer):
         self._engine = Engine(transport)
         transport.agree(export_facts(self, self._buffers), model if isinstance(model, nn.Module) else None)
         filled = routing.filled()
-        super().__init__([param_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
+        super().__init__([torch_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
         for phase in phases or [list(range(len(filled)))]:
             self._grow({index: filled[index] for index in phase})
         transport.compare(self.replicas(), self.steps)
@@ -323,7 +323,7 @@ class SignA(torch.optim.Optimizer):
         routing.spec.admit(self.transport.workers)
         self._engine.homes.admit({route.named.name: route.named.parameter for route in routes})
         self.spec, self.routing = routing.spec, routing
-        super().add_param_group(param_group(group, routes))
+        super().add_param_group(torch_group(group, routes))
         self.transport.agree(export_facts(self, self._buffers), None)
         self._grow({len(self.param_groups) - 1: (group, routes)})
         self.transport.compare(self.replicas(), self.steps)

@@ -338,7 +338,7 @@ class Routing(tuple[Route, ...]):
         return routing, group, routes
 
 
-def param_group(group: ParamGroup, routes: Sequence[Route]) -> dict[str, Any]:
+def torch_group(group: ParamGroup, routes: Sequence[Route]) -> dict[str, Any]:
     """A group and its parameters as ``torch.optim`` has them."""
     return {
         "params": [route.named.parameter for route in routes],

@@ -1,5 +1,6 @@
 """How messages reach the aggregator. The only place that knows torch.distributed."""
 
+from .agreement import silence
 from .base import ABSENT, SILENT, VOICE, Aggregate, Bucket, Clock, Lane, Message, Transport, Verdict
 from .group import Group
 from .homes import Homes
@@ -22,4 +23,5 @@ __all__ = [
     "Verdict",
     "default_transport",
     "replicate",
+    "silence",
 ]

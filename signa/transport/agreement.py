@@ -18,7 +18,8 @@ from .ranks import Ranks
 
 _REMEDY = (
     "take it off (signa.replicate(model, group) makes the replicas equal), or run backward under model.no_sync(), or "
-    "register torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks.noop_hook"
+    "call signa.transport.silence(model), which registers "
+    "torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks.noop_hook"
 )
 
 
@@ -125,6 +126,16 @@ class Averaging:
             )
 
 
+def silence(model: DistributedDataParallel) -> None:
+    """Let a wrapper keep every gradient where it is: a SignA over ``Group()`` has a wire of its own.
+
+    For training loops that wrap the model themselves. The wrapper makes the replicas equal at the start as ever.
+    """
+    from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
+
+    model.register_comm_hook(None, noop_hook)
+
+
 def _silent(module: DistributedDataParallel) -> bool:
     return any(getattr(hook, "__name__", "") == "noop_hook" for hook, _ in getattr(module, "_comm_hooks", ()))
 
@@ -135,4 +146,4 @@ def _wrapped() -> set[int]:
     return {id(p) for wrapper in wrappers if not _silent(wrapper) for p in wrapper.parameters()}
 
 
-__all__ = ["Averaging", "require_same"]
+__all__ = ["Averaging", "require_same", "silence"]

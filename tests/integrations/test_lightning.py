@@ -1,0 +1,124 @@
+"""Lightning runs a SignA as it runs any optimizer, by itself and by hand, and resumes it bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import signa
+from tests.integrations.common import SPEC, batches, needs, network, same, same_state
+
+lightning = needs("lightning")
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore:.*num_workers.*")
+
+
+class Net(lightning.LightningModule):
+    def __init__(self, manual: bool = False, workers: int = 1) -> None:
+        super().__init__()
+        self.net, self.workers = network(), workers
+        self.automatic_optimization = not manual
+
+    def configure_optimizers(self) -> Any:
+        opt = signa.build(SPEC, self.net, transport=signa.Loopback(self.workers))
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(opt, 0.5)
+        return {"optimizer": opt, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        x, y = batch
+        return nn.functional.mse_loss(self.net(x), y)
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor | None:
+        if self.automatic_optimization:
+            return self.loss(batch)
+        opt = self.optimizers()
+        opt.zero_grad()
+        for worker in range(self.workers):
+            with opt.worker(worker):
+                self.manual_backward(self.loss(batch))
+        opt.step()
+        self.lr_schedulers().step()
+        return None
+
+
+def fit(model: Net, folder: Path, steps: int, resume: Path | None = None, **options: Any) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = lightning.Trainer(
+        max_steps=steps, max_epochs=-1, default_root_dir=folder, **{"enable_checkpointing": False, **quiet, **options}
+    )
+    trainer.fit(model, DataLoader(batches(8), batch_size=None), ckpt_path=resume)
+    return trainer
+
+
+def by_hand(steps: int, every: int = 1, clip: float = 0.0, workers: int = 1, **autocast: Any) -> Any:
+    """The same loop without Lightning."""
+    model, data = network(), batches(8)
+    opt = signa.build(SPEC, model, transport=signa.Loopback(workers))
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(opt, 0.5)
+    for step in range(steps):
+        opt.zero_grad()
+        for x, y in (data[(step * every + i) % 8] for i in range(every)):
+            for worker in range(workers):
+                with opt.worker(worker), torch.autocast("cpu", torch.bfloat16, enabled=bool(autocast)):
+                    loss = nn.functional.mse_loss(model(x), y) / every
+                    loss.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        opt.step()
+        scheduler.step()
+    return model, opt
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_it_is_the_loop_by_hand(tmp_path: Path, manual: bool) -> None:
+    model = Net(manual)
+    trainer = fit(model, tmp_path, 10)
+    net, opt = by_hand(10)
+    assert same(model.net, net) and same_state(trainer.optimizers[0], opt)
+    assert opt.param_groups[0]["lr"] == pytest.approx(0.02 * 0.5**10)
+
+
+@pytest.mark.parametrize(
+    ("options", "hand"),
+    [
+        ({"accumulate_grad_batches": 2}, {"every": 2}),
+        ({"gradient_clip_val": 0.01}, {"clip": 0.01}),
+        ({"precision": "bf16-mixed"}, {"bf16": True}),
+    ],
+    ids=["accumulation", "clipping", "bf16"],
+)
+def test_the_trainers_options(tmp_path: Path, options: dict, hand: dict) -> None:
+    model = Net()
+    trainer = fit(model, tmp_path, 4, **options)
+    net, opt = by_hand(4, **hand)
+    assert same(model.net, net) and same_state(trainer.optimizers[0], opt)
+    assert not same(net, by_hand(4)[0])  # the option counted
+
+
+def test_simulated_workers_by_hand(tmp_path: Path) -> None:
+    model = Net(manual=True, workers=3)
+    trainer = fit(model, tmp_path, 3)
+    net, opt = by_hand(3, workers=3)
+    assert same(model.net, net) and same_state(trainer.optimizers[0], opt)
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_resumed_is_uninterrupted(tmp_path: Path, manual: bool) -> None:
+    whole, half, rest = Net(manual), Net(manual), Net(manual)
+    one = fit(whole, tmp_path, 12)
+    fit(half, tmp_path, 8).save_checkpoint(tmp_path / "half.ckpt")  # an epoch, for Lightning begins the data anew
+    nn.init.zeros_(rest.net[0].weight)  # everything is to come from the checkpoint
+    two = fit(rest, tmp_path, 12, tmp_path / "half.ckpt")
+    assert not same(whole.net, half.net)
+    assert same(whole.net, rest.net) and same_state(one.optimizers[0], two.optimizers[0])
+
+
+def test_a_checkpoint_is_plain_data(tmp_path: Path) -> None:
+    fit(Net(), tmp_path, 2).save_checkpoint(tmp_path / "two.ckpt")
+    saved = torch.load(tmp_path / "two.ckpt", weights_only=True)
+    assert saved["optimizer_states"][0]["signa"]["step"] == 2
