@@ -16,9 +16,9 @@ __all__ = ["own_wire"]
 def own_wire(**options: Any) -> Any:
     """Accelerate's ``DistributedDataParallelKwargs(**options)`` of a wrapper that sends no gradients.
 
-    ``Accelerator(kwargs_handlers=[own_wire()])``, or ``trainer.accelerator.ddp_handler = own_wire()`` for the Hugging
-    Face Trainer, where the optimizer has ``transport=signa.Group()``. Otherwise the wrapper would average the gradients
-    in full precision first, and every worker would send the same signs, which SignA refuses.
+    ``accelerator.ddp_handler = own_wire()`` before ``prepare()``, and ``trainer.accelerator.ddp_handler = own_wire()``
+    before ``train()``, where the optimizer has ``transport=signa.Group()``. Otherwise the wrapper would average the
+    gradients in full precision first, and every worker would send the same signs, which SignA refuses.
 
     Raises:
         SpecError: Accelerate is not installed.
