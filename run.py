@@ -4,10 +4,12 @@
     python3 run.py test              everything CI checks: ruff, mypy, then the quick tests
     python3 run.py test args...      pytest alone, with these arguments
     python3 run.py lint              ruff and mypy alone (what pre-commit runs)
+    python3 run.py integrations      the tests against Lightning, the Hugging Face Trainer and so on; args as of test
 
 Which Python runs it: this one, if it already meets the requirements in pyproject.toml (a conda environment, an image
 with PyTorch); otherwise that of `.venv` beside this file, which is made on first use (about 20 seconds, and PyTorch's
 download) and updated when pyproject.toml or constraints.txt change. Delete `.venv` at any time; it is made again.
+`integrations` has a `.venv-integrations`, made likewise, with the versions in constraints-integrations.txt besides.
 """
 
 import contextlib
@@ -26,12 +28,19 @@ if sys.version_info < (3, 10):  # noqa: UP036 (this file is started by whatever 
     )
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-STAMP = VENV / "signa-stamp"
+VENV, FOREIGN = ROOT / ".venv", ROOT / ".venv-integrations"
+#: What is installed into each: the project's extras, other packages, and those whose own requirements are left out.
+EXTRAS = {VENV: "dev", FOREIGN: "train,test"}
+PACKAGES = {
+    VENV: (),
+    FOREIGN: ("transformers", "accelerate", "lightning", "hydra-core", "omegaconf", "optuna", "tyro", "spmd_types"),
+}
+BARE = {VENV: (), FOREIGN: ("torchtitan; python_version >= '3.11'",)}  # tyro and spmd_types are what we use it with
+PINS = {VENV: ("constraints.txt",), FOREIGN: ("constraints.txt", "constraints-integrations.txt")}
 UNFINISHED = "unfinished"  # the stamp's text while an install runs: found at the start, it means that one broke off
 LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy", "signa"))
 NEEDS = {"train": ("train",), "test": ("train", "test", "lint"), "lint": ("train", "test", "lint")}  # the extras
+NEEDS["integrations"] = ()  # of any Python but its own: that one is always used
 
 
 def requirements(pyproject: str, extras: tuple[str, ...]) -> list[str]:
@@ -79,9 +88,9 @@ def unmet(extras: tuple[str, ...]) -> list[str]:
     return [requirement for requirement in requirements(pyproject, extras) if not met(requirement)]
 
 
-def fingerprint(root: Path = ROOT) -> str:
+def fingerprint(root: Path = ROOT, pins: "tuple[str, ...]" = PINS[VENV]) -> str:
     """Changes when what is to be installed may have changed."""
-    texts = [(root / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    texts = [(root / name).read_bytes() for name in ("pyproject.toml", *pins)]
     return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
 
@@ -90,39 +99,48 @@ def plan(stamp: "str | None", works: bool, wanted: str) -> str:
     return "remake" if not works or stamp == UNFINISHED else "keep" if stamp == wanted else "update"
 
 
-def environment() -> str:
-    """The path of `.venv`'s Python, after making, mending or updating it where that is due."""
+def python_of(venv: Path) -> Path:
+    """The Python of an environment, there or not."""
+    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def environment(venv: Path = VENV) -> str:
+    """The path of `.venv`'s Python (or the other's), after making, mending or updating it where that is due."""
+    python, file, wanted = python_of(venv), venv / "signa-stamp", fingerprint(pins=PINS[venv])
     with alone():
-        stamp = STAMP.read_text() if STAMP.is_file() else None
-        works = PYTHON.is_file() and quiet(PYTHON, "-c", "import sys; sys.exit(sys.version_info < (3, 10))")
-        todo = plan(stamp, works, fingerprint())
+        stamp = file.read_text() if file.is_file() else None
+        works = python.is_file() and quiet(python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))")
+        todo = plan(stamp, works, wanted)
         if todo == "keep":
-            return str(PYTHON)
-        say(f"{todo} {VENV} (PyTorch is downloaded unless pip has it already)")
+            return str(python)
+        say(f"{todo} {venv} (PyTorch is downloaded unless pip has it already)")
         if todo == "remake":
-            PYTHON.unlink(missing_ok=True)  # first, so that a removal that breaks off leaves nothing that seems to work
-            shutil.rmtree(VENV, ignore_errors=not VENV.exists())
-            VENV.mkdir()
-        STAMP.write_text(UNFINISHED)
+            python.unlink(missing_ok=True)  # first, so that a removal that breaks off leaves nothing that seems to work
+            shutil.rmtree(venv, ignore_errors=not venv.exists())
+            venv.mkdir()
+        file.write_text(UNFINISHED)
         if todo == "remake":  # by the base Python: this one may be that of the very `.venv` just removed
-            must(getattr(sys, "_base_executable", sys.executable), "-m", "venv", VENV)
-        install()
-        STAMP.write_text(fingerprint())
-    return str(PYTHON)
+            must(getattr(sys, "_base_executable", sys.executable), "-m", "venv", venv)
+        install(venv)
+        file.write_text(wanted)
+    return str(python)
 
 
-def install() -> None:
+def install(venv: Path) -> None:
     """The pinned PyTorch by pip, for only pip's configuration may know a local or CPU build; the rest by uv or pip."""
-    if not quiet(PYTHON, "-c", "import pip"):  # uv makes environments without it
-        must(PYTHON, "-m", "ensurepip")
-    pip = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check")
+    python = python_of(venv)
+    if not quiet(python, "-c", "import pip"):  # uv makes environments without it
+        must(python, "-m", "ensurepip")
+    pip = (python, "-m", "pip", "install", "--disable-pip-version-check")
     pip = pip if sys.stderr.isatty() else (*pip, "--quiet")
-    limits = ("-c", ROOT / "constraints.txt")
+    limits = tuple(word for name in PINS[venv] for word in ("-c", ROOT / name))
     must(*pip, "--no-compile", *limits, "torch")  # compiling every module of it would take longer than the install
-    uv = shutil.which("uv") or (quiet(*pip, "uv") and shutil.which("uv", path=str(PYTHON.parent)))
-    project = (*limits, "-e", f"{ROOT}[dev]")
-    if not uv or not quiet(uv, "pip", "install", "--python", PYTHON, *project):
+    uv = shutil.which("uv") or (quiet(*pip, "uv") and shutil.which("uv", path=str(python.parent)))
+    project = (*limits, "-e", f"{ROOT}[{EXTRAS[venv]}]", *PACKAGES[venv])
+    if not uv or not quiet(uv, "pip", "install", "--python", python, *project):
         must(*pip, *project)
+    if BARE[venv]:
+        must(*pip, *limits, "--no-deps", *BARE[venv])
 
 
 @contextlib.contextmanager
@@ -212,6 +230,13 @@ def test(python: str, args: list[str], env: dict[str, str]) -> int:
     return subprocess.call(pytest, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **env}) or failed
 
 
+def integrations(python: str, args: list[str], env: dict[str, str]) -> int:
+    """The adapters' tests, the slow ones too, and their page; there, what is not installed is an error, not a skip."""
+    page = "tests/test_docs.py::test_python[docs/integrations.md]"
+    pytest = [python, "-m", "pytest", *(args or ("-m", "", "tests/integrations", page))]
+    return subprocess.call(pytest, cwd=ROOT, env={"OMP_NUM_THREADS": "1", "SIGNA_INTEGRATIONS": "1", **env})
+
+
 def main(argv: list[str]) -> int:
     """Run one command and return the exit code."""
     command, args = (argv[0], argv[1:]) if argv else ("", [])
@@ -219,14 +244,16 @@ def main(argv: list[str]) -> int:
         print(__doc__, file=sys.stdout if command in ("-h", "--help") else sys.stderr)
         return 0 if command in ("-h", "--help") else 2
     needs = tuple(extra for extra in NEEDS[command] if not (args and extra == "lint"))
-    if Path(sys.prefix).resolve() != VENV and not unmet(needs):
+    if command == "integrations":
+        python = environment(FOREIGN)
+    elif Path(sys.prefix).resolve() != VENV and not unmet(needs):
         python = sys.executable
         say(f"using {python}, which has what is needed")
     else:
         python = environment()
     # The checkout's signa is the one imported, whatever else is installed and from whichever folder this was started.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    return {"train": train, "test": test, "lint": lint}[command](python, args, env)
+    return {"train": train, "test": test, "lint": lint, "integrations": integrations}[command](python, args, env)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,22 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
             registry.unregister(name)
 
 
+def absent(page: Path, line: int) -> list[str]:
+    """The libraries that a block needs (``<!-- needs: lightning -->`` stands above it) and this Python has not."""
+    above = page.read_text(encoding="utf-8").splitlines()[: line - 1]
+    needs = re.fullmatch(r"<!-- needs: (.*) -->", above[-1]) if above else None
+    missing = [name for name in needs[1].split() if find_spec(name) is None] if needs else []
+    assert not missing or "SIGNA_INTEGRATIONS" not in os.environ, f"{label(page)}:{line} needs {', '.join(missing)}"
+    return missing
+
+
 @pytest.mark.parametrize("page", PAGES, ids=label)
 def test_python(page: Path) -> None:
     """Every block runs, top to bottom, in one namespace; ``>>>`` blocks show what they print."""
     names: dict[str, object] = {"__name__": page.stem}
     for line, text in blocks(page, "python", "pycon"):
+        if absent(page, line):
+            continue
         if text.lstrip().startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(text, names, label(page), str(page), line)
             printed: list[str] = []

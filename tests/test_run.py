@@ -105,13 +105,16 @@ def test_plan(stamp, works, todo):
     assert run.plan(stamp, works, "now") == todo
 
 
-def test_the_fingerprint_follows_both_files(tmp_path):
+def test_the_fingerprint_follows_every_file(tmp_path):
     seen = set()
     for pyproject, constraints in [("a", "b"), ("a", "c"), ("d", "b"), ("ab", ""), ("", "ab")]:
         (tmp_path / "pyproject.toml").write_text(pyproject)
         (tmp_path / "constraints.txt").write_text(constraints)
         seen.add(run.fingerprint(tmp_path))
-    assert len(seen) == 5
+    for more in ("a", "b"):
+        (tmp_path / "constraints-integrations.txt").write_text(more)
+        seen |= {run.fingerprint(tmp_path), run.fingerprint(tmp_path, run.PINS[run.FOREIGN])}
+    assert len(seen) == 7
 
 
 @pytest.fixture
@@ -209,11 +212,45 @@ def test_an_old_python_is_told_so(tmp_path):
     assert "needs Python 3.10 or newer" in done.stderr
 
 
-def test_ci_runs_the_readme_command():
-    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+@pytest.mark.parametrize(("script", "command"), [("run", "test"), ("integrations", "integrations")])
+def test_ci_runs_the_readme_command(script, command):
+    file = ROOT / ".ci" / script
+    lines = file.read_text().splitlines()
     assert lines[0] == "#!/usr/bin/env bash"
     assert "set -euo pipefail" in lines
-    assert lines[-1] == "python3 run.py test"
+    assert lines[-1] == f"python3 run.py {command}"
+    assert os.access(file, os.X_OK)
+
+
+def test_the_integrations_have_an_environment_of_their_own(monkeypatch, calls):
+    """With every pin of theirs, and where what is missing is no skip; nothing of it reaches the other environment."""
+    monkeypatch.setattr(run, "environment", lambda venv: f"{venv.name}'s")
+    assert run.main(["integrations"]) == 0 and run.main(["integrations", "tests/integrations/test_hf.py"]) == 0
+    (command, kwargs), (narrow, _) = calls
+    assert command[:5] == [".venv-integrations's", "-m", "pytest", "-m", ""] and "tests/integrations" in command
+    assert command[-1] == "tests/test_docs.py::test_python[docs/integrations.md]"
+    assert narrow[3:] == ["tests/integrations/test_hf.py"]
+    assert kwargs["env"]["SIGNA_INTEGRATIONS"] == "1" and kwargs["cwd"] == ROOT
+
+
+@pytest.mark.parametrize("venv", [run.VENV, run.FOREIGN], ids=lambda venv: venv.name)
+def test_an_environment_gets_its_packages_and_pins(monkeypatch, calls, venv):
+    monkeypatch.setattr(run, "quiet", lambda *command: "import pip" in command)
+    monkeypatch.setattr(run.shutil, "which", lambda *args, **kwargs: None)
+    run.install(venv)
+    lines = [command[4:] for command, _ in calls]
+    assert all(line[0] == "--disable-pip-version-check" for line in lines)
+    pins = [Path(word).name for word in lines[1] if word.endswith(".txt")]
+    assert pins == ["constraints.txt", "constraints-integrations.txt"][: 1 + (venv == run.FOREIGN)]
+    assert ("lightning" in lines[1]) == (venv == run.FOREIGN) == any("--no-deps" in line for line in lines)
+    assert lines[1][lines[1].index("-e") + 1] == f"{ROOT}[{run.EXTRAS[venv]}]"
+
+
+def test_every_package_of_the_integrations_is_pinned():
+    text = (ROOT / "constraints-integrations.txt").read_text(encoding="utf-8")
+    pinned = {line.split("==")[0] for line in text.splitlines() if "==" in line}
+    packages = {name.split(";")[0] for name in (*run.PACKAGES[run.FOREIGN], *run.BARE[run.FOREIGN])}
+    assert packages <= pinned
 
 
 def test_pre_commit_runs_what_run_py_lints():
