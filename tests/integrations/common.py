@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,3 +61,46 @@ def same_state(a: signa.SignA, b: signa.SignA) -> bool:
             for address, value in own.items()
         )
     )
+
+
+def two_ranks(folder: Path, script: str, *words: str) -> list[str]:
+    """What two processes under torchrun say of themselves: ``sum HEX`` of the parameters, or an error's name.
+
+    A script calls ``tell(opt or error)``.
+    """
+    (folder / "rank.py").write_text(f"from tests.integrations.common import *\n{script}")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(folder / "rank.py")]
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    said = subprocess.run([sys.executable, *launcher, *words], capture_output=True, text=True, timeout=300, env=env)
+    lines = re.findall(r"<(.*?)>", said.stdout)  # not by lines: two write at once
+    assert len(lines) == 2, said.stderr
+    return lines
+
+
+def tell(what: object) -> None:
+    """For :func:`two_ranks`."""
+    print(f"<{total(what) if isinstance(what, signa.SignA) else type(what).__name__}>")
+
+
+def total(opt: signa.SignA) -> str:
+    """A number that two optimizers have in common where their parameters are equal, and their steps."""
+    parameters = [p for group in opt.param_groups for p in group["params"]]
+    return f"{opt.steps} {sum(float(p.detach().double().sum()) for p in parameters).hex()}"
+
+
+def simulated(steps: int) -> str:
+    """Two workers in one process, worker j with j added to its data."""
+    model = network()
+    opt = signa.build(SPEC, model, transport=signa.Loopback(2))
+    for x, y in batches(steps):
+        for worker in range(2):
+            with opt.worker(worker):
+                nn.functional.mse_loss(model(x + worker), y).backward()
+        opt.step()
+        opt.zero_grad()
+    return total(opt)

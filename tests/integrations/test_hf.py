@@ -11,7 +11,7 @@ from torch import nn
 
 import signa
 from signa.integrations.hf import optimizer_cls_and_kwargs
-from tests.integrations.common import needs, same, same_state
+from tests.integrations.common import needs, same, same_state, two_ranks
 
 transformers = needs("transformers")
 needs("accelerate")
@@ -153,3 +153,30 @@ def test_its_checkpoint_is_plain_data(tmp_path: Path) -> None:
     run.train()
     saved = torch.load(tmp_path / "checkpoint-8" / "optimizer.pt", weights_only=True)
     assert saved["signa"]["step"] == 8
+
+
+RANK = """
+import sys
+from pathlib import Path
+from signa.integrations.accelerate import own_wire
+from tests.integrations.test_hf import gpt, inner, optimizer_cls_and_kwargs, trainer, transformers
+
+args = {"max_steps": 4, "ddp_backend": "gloo"}
+run = trainer(Path(sys.argv[2]), gpt(), **args)
+run.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs("ef21muonsign", lr=0.02, transport=signa.Group())
+if sys.argv[1] == "own":
+    run.accelerator.ddp_handler = own_wire()
+try:
+    run.train()
+    assert isinstance(run.model_wrapped, nn.parallel.DistributedDataParallel)
+    tell(inner(run))
+except signa.SignaError as error:
+    tell(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", ["own", "averaged"])
+def test_ranks_under_its_wrapper(tmp_path: Path, wire: str) -> None:
+    told = two_ranks(tmp_path, RANK, wire, str(tmp_path))
+    assert told[0] == told[1] and (told[0].startswith("4 ") if wire == "own" else told[0] == "AveragedGradients")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import signa
-from tests.integrations.common import SPEC, batches, needs, network, same, same_state
+from tests.integrations.common import SPEC, batches, needs, network, same, same_state, simulated, two_ranks
 
 lightning = needs("lightning")
 
@@ -129,3 +129,46 @@ def test_a_checkpoint_is_plain_data(tmp_path: Path) -> None:
     fit(Net(), tmp_path, 2).save_checkpoint(tmp_path / "two.ckpt")
     saved = torch.load(tmp_path / "two.ckpt", weights_only=True)
     assert saved["optimizer_states"][0]["signa"]["step"] == 2
+
+
+RANK = """
+import sys
+import lightning
+import signa.transport
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+
+class Net(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def configure_optimizers(self):
+        return signa.build(SPEC, self.net, transport=signa.Group())
+
+    def on_train_start(self):
+        if sys.argv[1] == "own":
+            signa.transport.silence(self.trainer.strategy.model)
+
+    def training_step(self, batch, index):
+        return nn.functional.mse_loss(self.net(batch[0] + self.global_rank), batch[1])
+
+strategy = DDPStrategy(process_group_backend="gloo")
+trainer = lightning.Trainer(
+    max_steps=4, accelerator="cpu", devices=2, strategy=strategy, use_distributed_sampler=False, logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+)
+try:
+    trainer.fit(Net(), DataLoader(batches(4), batch_size=None))
+    tell(trainer.optimizers[0])
+except signa.SignaError as error:
+    tell(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", ["own", "averaged"])
+def test_ranks_under_its_strategy(tmp_path: Path, wire: str) -> None:
+    """The strategy's wrapper stays out of the way where it is told to; else it is noticed."""
+    told = simulated(4) if wire == "own" else "AveragedGradients"
+    assert two_ranks(tmp_path, RANK, wire) == [told] * 2
