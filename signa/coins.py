@@ -22,6 +22,7 @@ SERVER = -1
 
 _MASK = (1 << 64) - 1
 _UNIFORM = 0x756E69666F726D  # "uniform" in ASCII: draws have words of their own, apart from the coins of their hop
+_SHORTS = 0x73686F727473  # "shorts", likewise
 _GOLDEN, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64, Steele et al. 2014
 
 
@@ -83,6 +84,10 @@ class Coins:
         """The coins of another place on the path, ``up`` or ``aggregate``."""
         return replace(self, hop=name_key(hop))
 
+    def part(self, rows: slice) -> Coins:
+        """The coins of some of the rows."""
+        return replace(self, parameters=self.parameters[rows], offsets=self.offsets[rows], actors=self.actors[rows])
+
     def words(self, rows: int, count: int, device: torch.device | str = "cpu") -> Tensor:
         """The first ``count`` words of every row, ``(rows, count)`` int64: 64 coins each."""
         parameters, offsets, actors = (
@@ -122,3 +127,14 @@ class Coins:
         own = replace(self, hop=self.hop ^ _UNIFORM, offsets=[WORD * offset for offset in self.offsets])
         drawn = own.words(like.shape[:-2].numel(), entries, like.device)
         return _shift(drawn, 11).double().mul_(2.0**-53).view(like.shape)
+
+    def shorts(self, like: Tensor) -> Tensor:
+        """A whole number from 0 to 65,535 for every entry of ``like`` (..., m, n), in int32: four to a word.
+
+        >>> Coins().shorts(torch.zeros(1, 3))
+        tensor([[60892, 16269, 38904]], dtype=torch.int32)
+        """
+        entries = like.shape[-2] * like.shape[-1]
+        own = replace(self, hop=self.hop ^ _SHORTS, offsets=[WORD // 4 * offset for offset in self.offsets])
+        drawn = own.words(like.shape[:-2].numel(), -(-entries // 4), like.device).view(torch.int16)
+        return drawn[:, :entries].to(torch.int32).bitwise_and_(0xFFFF).view(like.shape)

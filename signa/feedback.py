@@ -20,12 +20,14 @@ class Feedback(Rule):
 
     ``counts_absent``: whether a worker without a message counts as one that sent 0 (else it is left out of a mean).
     ``carries_model``: whether the memory makes a compressed *model* converge to the model.
+    ``mirrored``: whether the receiver's state is the aggregate of the senders', so that none of them may be rounded.
     ``needs_linear``: whether the receiver adds up aggregates, which must then be linear.
     ``relays``: whether the receiver delivers the aggregate itself.
     """
 
     counts_absent: ClassVar[bool] = False
     carries_model: ClassVar[bool] = False
+    mirrored: ClassVar[bool] = False
     needs_linear: ClassVar[bool] = False
     relays: ClassVar[bool] = False
 
@@ -140,6 +142,7 @@ class EF21(Feedback):
     kind: Literal["ef21"] = "ef21"
     counts_absent: ClassVar[bool] = True
     carries_model: ClassVar[bool] = True
+    mirrored: ClassVar[bool] = True
     needs_linear: ClassVar[bool] = True
 
     def sender(self, x0: Tensor) -> State:

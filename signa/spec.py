@@ -12,21 +12,27 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from .channel import Channel
 from .errors import Fault, Problem, RegistryError, SpecError
 from .json_schema import document
 from .ordinary import ordinary
 from .plugin import load_plugins
 from .presets.registry import MethodField, presets, unknown_preset
 from .reading import changed, validated
-from .rule import Count, Flag, Frozen, NonNegative, plain
+from .rule import Count, Flag, Frozen, NonNegative, closest, plain
 from .scalars import FLOAT
 from .scaling import Scaling, UnitGain, scalings
 from .sentence import PARTS, Method
 from .sources import Source, read
+from .stage import Stage
+from .stages import Step
+from .storage import Form
 
 SCHEMA_VERSION: Literal[1] = 1
 #: From a version to the function that turns its data into the next version's. Version 1 is the first.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+#: A group's later fields, with the value that says what was so before.
+_LATER = [("state", "full")]
 
 
 def _strings(value: Any) -> Any:
@@ -63,6 +69,12 @@ class ParamGroup(Frozen):
         matrix: an einops pattern ``"(three h d) i -> three h d i"`` whose last two axes are the matrix; the others are
             a batch. Empty: ``o i ... -> o (i ...)``, and a column for 0 and 1 axes.
         sizes: lengths of axes that the pattern splits.
+        state: how what stages and channels remember is held between steps: ``full`` (as computed), ``bfloat16`` or
+            ``int8`` (see :mod:`signa.storage`); or that for some of them alone, ``{momentum: int8}``, where ``up`` and
+            ``down`` are the channels' memories.
+
+    Raises:
+        Fault: ``state`` names no stage, or would round a memory that must be exact.
     """
 
     name: str = ""
@@ -77,6 +89,7 @@ class ParamGroup(Frozen):
     scaling: Annotated[Scaling, scalings] = UnitGain()
     matrix: str = ""
     sizes: dict[str, Count] = Field(default_factory=dict)
+    state: Form | dict[str, Form] = "full"
 
     @model_validator(mode="before")
     @classmethod
@@ -87,6 +100,44 @@ class ParamGroup(Frozen):
         parts = {key: value for key, value in data.items() if key in PARTS}
         base = rest.get("method")
         return rest | {"method": {"method": base, **parts} if base is not None else parts}
+
+    @model_validator(mode="after")
+    def _holds(self) -> ParamGroup:
+        if isinstance(self.state, dict):
+            places = [*_remembering(self.method), "up", "down"]
+            for label in self.state:
+                if label not in places:
+                    raise Fault(
+                        f"no stage called '{label}' remembers anything",
+                        because=f"there are {', '.join(places)}",
+                        instead=closest(label, places),
+                        at=("state", label),
+                    )
+        for place in ("up", "down"):
+            channel: Channel = getattr(self.method, place)
+            if channel.feedback.mirrored and (form := self.form(f"server.{place}")) != "full":
+                kept = ", ".join(f"{label}: {form}" for label in _remembering(self.method))
+                raise Fault(
+                    f"state {form} cannot hold the memory of {place}: {channel}",
+                    because="the receiver adds up what was sent, so a sender's sum that is rounded leaves it",
+                    instead=f"write state: {{{kept}}}, and that memory stays as it is computed",
+                    at=("state",),
+                )
+        return self
+
+    def form(self, address: str) -> Form:
+        """How the state at an address (``worker.momentum``, ``worker.up``) is held; that of ``step`` is the model."""
+        label = address.partition(".")[2]
+        if label == "step":
+            return "full"
+        return self.state.get(label, "full") if isinstance(self.state, dict) else self.state
+
+
+def _remembering(method: Method) -> list[str]:
+    """The labels of the stages that remember anything."""
+    placed = [place for part in ("worker", "server", "replica") for place in method.stages(part)]
+    own = [address for address, stage in placed if type(stage).init is not Stage.init and not isinstance(stage, Step)]
+    return list(dict.fromkeys(address.partition(".")[2] for address in own))
 
 
 def _known_version(version: Any) -> Any:
@@ -152,8 +203,14 @@ class Spec(Frozen):
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
 
     def canonical(self) -> str:
-        """The resolved version and groups as JSON with sorted keys and no spaces; equal specs give equal text."""
-        data = {"version": self.version, "groups": plain(self.groups)}
+        """The resolved version and groups as JSON with sorted keys and no spaces; equal specs give equal text.
+
+        What came later than the first ids is left out where it says what was so before, so that these stay.
+        """
+        groups = [
+            {key: value for key, value in group.items() if (key, value) not in _LATER} for group in plain(self.groups)
+        ]
+        data = {"version": self.version, "groups": groups}
         return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
     def admit(self, workers: int) -> None:

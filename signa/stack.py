@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Concatenate, NamedTuple, ParamSpec
 
 import torch
@@ -13,13 +14,15 @@ from .channel import Channel
 from .codec import codec_for
 from .coins import SERVER, Coins, name_key
 from .packing import words_for
+from .part import Part, stored
 from .routing import Route
 from .scratch import own
 from .sentence import Method
 from .spec import ParamGroup
 from .stage import Context, Stage, State
 from .stages import Step
-from .transport import ABSENT, SILENT, VOICE, Clock, Lane, Message
+from .storage import Form
+from .transport import ABSENT, SILENT, VOICE, WORKING, Clock, Lane, Message
 from .transport.matrices import Matrices
 
 COMPUTE = {torch.float64: torch.float64}
@@ -69,6 +72,7 @@ class Stack:
         self._offsets = [b * words_for(self.m * self.n) for _ in routes for b in range(self.per)]
         self._owned: dict[int, int] = {}
         self.state: dict[str, Tensor] = {}
+        self.forms: dict[str, Form] = {}  # of the states that are held in fewer bits
         self.probe: Probe | None = None
         self.holds = False  # whether a step writes to copies of the state, until settle()
         self._held: list[Part] = []
@@ -134,7 +138,16 @@ class Stack:
         parts["replica.down"] = self.method.down.feedback.receiver(down)
         for address, stage in self._path["replica"]:
             parts[address] = {} if isinstance(stage, Step) else stage.init(zero)
-        self.state = {f"{address}.{name}": value for address, state in parts.items() for name, value in state.items()}
+        state = {f"{address}.{name}": value for address, state in parts.items() for name, value in state.items()}
+        self.forms = {
+            full: form
+            for full, value in state.items()
+            # Counts and what a row or a matrix has one of are few, and some must be exact.
+            if (form := self.group.form(full.rpartition(".")[0])) != "full"
+            and value.dtype == self.dtype
+            and value.shape[-2:] == (self.m, self.n) != (1, 1)
+        }
+        self.state = stored(state, self.forms)
 
     # The model ---------------------------------------------------------------------------------------------------
 
@@ -183,20 +196,39 @@ class Stack:
         Rows without a gradient take no part: they compute nothing and their state stays as it is.
         """
         self._held.clear()  # of a step that failed
-        there = [(k, i) for k, row in enumerate(gradients) for i, g in enumerate(row) if g is not None]
-        shape, device = (len(self.local), self.rows), self.parameters[0].device
-        if not there or not self.entries:
-            nothing = torch.zeros((), dtype=self.dtype, device=device).expand(shape[0] * shape[1], self.m, self.n)
-            return Message(Matrices(self.lane.up, dense=nothing), torch.full(shape, ABSENT, dtype=torch.uint8))
+        pairs = [(k, i) for k, row in enumerate(gradients) for i, g in enumerate(row) if g is not None]
+        shape, count = (len(self.local), self.rows), len(self.local) * self.rows
+        status = torch.full((count,), ABSENT, dtype=torch.uint8)
+        if not pairs or not self.entries:
+            nothing = torch.zeros((), dtype=self.dtype, device=self.lane.device).expand(count, self.m, self.n)
+            return Message(Matrices(self.lane.up, dense=nothing), status.view(shape))
+        deep = len(pairs) if self.probe is not None else max(1, WORKING // (self.per * self.m * self.n))
+        chunks = [pairs[first : first + deep] for first in range(0, len(pairs), deep)]
+        rows = [[k * self.rows + i * self.per + b for k, i in chunk for b in range(self.per)] for chunk in chunks]
+        parts = (self._message(gradients, *each, lr, decay, clock) for each in zip(chunks, rows, strict=True))
+        message = Matrices.joined(self.lane.up, zip(rows, parts, strict=True), count)
+        there = torch.tensor(list(chain(*rows)))
+        status[there] = torch.where(message.silent.cpu()[there], SILENT, VOICE).to(torch.uint8)
+        return Message(message, status.view(shape))
+
+    def _message(
+        self,
+        gradients: Sequence[Sequence[Tensor | None]],
+        pairs: Sequence[tuple[int, int]],
+        rows: Sequence[int],
+        lr: float,
+        decay: float,
+        clock: Clock,
+    ) -> Matrices:
+        """The messages of these rows, which are some workers' parameters (k, i)."""
         packs = self.method.up.packs and self.probe is None
-        x = self._joined([(i, gradients[k][i]) for k, i in there], again=packs)  # type: ignore[misc]
+        x = self._joined([(i, gradients[k][i]) for k, i in pairs], again=packs)  # type: ignore[misc]
         x = x if clock.unscale == 1.0 else x * clock.unscale
-        rows = [k * self.rows + i * self.per + b for k, i in there for b in range(self.per)]
         matrices = [row % self.rows for row in rows]
         actors = [self.local[row // self.rows] for row in rows]
         parameter = self.model()[matrices] if self.method.coupled and decay else None
         ctx = self._context(matrices, actors, clock, lr, decay if self.method.coupled else 0.0, parameter)
-        part = Part(self.state, rows, len(self.local) * self.rows, self.holds)
+        part = Part(self.state, rows, self.holds, self.forms, self.dtype)
         self.show("gradient", matrices, x, x)
         for address, stage in self._path["worker"]:
             x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
@@ -206,11 +238,9 @@ class Stack:
         else:
             x = self._encode("up", self.method.up, matrices, x, part["worker.up"], ctx)
             message = Matrices(self.lane.up, dense=x)
+        part.close(ctx)
         self._held.append(part)
-        voice = torch.where(message.silent.cpu(), SILENT, VOICE).to(torch.uint8)
-        status = torch.full((shape[0] * shape[1],), ABSENT, dtype=torch.uint8)
-        status[rows] = voice
-        return Message(message.among(rows, len(status)), status.view(shape))
+        return message
 
     @torch.no_grad()
     def _joined(self, tensors: Sequence[tuple[int, Tensor]], *, again: bool = False) -> Tensor:
@@ -236,11 +266,13 @@ class Stack:
         if self._relays and self.probe is None:
             return came
         ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
-        part = Part(self.state, [self._owned[b] for b in matrices], len(self._owned), self.holds)
+        here = [self._owned[b] for b in matrices]
+        part = Part(self.state, here, self.holds, self.forms, self.dtype)
         x = self._seen("up.receiver", matrices, self.method.up.decode)(came.dense, part["server.up"])
         for address, stage in self._path["server"]:
             x = self._seen(address, matrices, stage)(x, part[address], ctx.at(address))
         x = self._encode("down", self.method.down, matrices, x, part["server.down"], ctx)
+        part.close(ctx)
         self._held.append(part)
         return Matrices(self.lane.down, dense=x)
 
@@ -248,7 +280,7 @@ class Stack:
         """From the server's message to the model: down's receiver, replica. Other matrices stay."""
         only = sorted({b // self.per for b in matrices})
         ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
-        part = Part(self.state, matrices, self.rows)
+        part = Part(self.state, matrices, forms=self.forms, dtype=self.dtype)
         x = self._seen("down.receiver", matrices, self.method.down.decode)(came.dense, part["replica.down"])
         for address, stage in self._path["replica"]:
             # A replica's step has no state: the x that it integrates is the parameter itself.
@@ -258,6 +290,7 @@ class Stack:
             x = self._seen(address, matrices, stage)(x, state, ctx.at(address))
         else:
             self.write(x, only)
+        part.close(ctx)
         part.keep()
 
     def _moved(self, step: Step, x: Tensor, only: Sequence[int], ctx: Context) -> bool:
@@ -352,32 +385,3 @@ class Stack:
             for address, fresh in found.items():
                 self.state[address][rows] = fresh[rows]
         return sorted(changed)
-
-
-class Part:
-    """The rows of a stack's state that take part in a step: the tensors, or copies that ``keep`` puts back.
-
-    ``copy``: copies also where they are all.
-    """
-
-    def __init__(self, state: dict[str, Tensor], rows: Sequence[int], of: int, copy: bool = False) -> None:
-        self._all, self._copy = state, copy or len(rows) != of
-        self._rows = slice(None) if len(rows) == of else list(rows)
-        self._taken: dict[str, Tensor] = {}
-
-    def __getitem__(self, address: str) -> State:
-        """The state at an address, by its own names."""
-        found = {}
-        for full, value in self._all.items():
-            owner, _, name = full.rpartition(".")
-            if owner == address:
-                if self._copy:
-                    rows = value[self._rows]
-                    value = self._taken[full] = rows.clone() if isinstance(self._rows, slice) else rows
-                found[name] = value
-        return found
-
-    def keep(self) -> None:
-        """Write the copies back."""
-        for full, value in self._taken.items():
-            self._all[full][self._rows] = value

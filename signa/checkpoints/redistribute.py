@@ -7,9 +7,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..aggregators import in_order
 from ..optim import SignA
+from ..part import opened, stored
 from ..routing import Route
+from ..spec import ParamGroup
 from ..stack import Stack
 from ..stage import Context
 
@@ -51,11 +52,11 @@ def worker_state(saved: Saved, opt: SignA, route: Route, policy: Policy) -> dict
     stack = Stack(opt.spec.groups[route.group], [whole], workers)
     stack.own(range(stack.per) if receives else ())
     fresh = stack.views(0)
-    for address in addresses if policy != "reset" else ():
-        if policy == "mean":
-            rows = torch.stack([saved.row(j, route.named.name, address) for j in range(there)])
-            fresh[address].copy_(in_order(rows) / there)
-            continue
+    if policy == "mean":
+        mean = _mean(saved, opt.spec.groups[route.group], whole)
+        for address in addresses:
+            stack.state[address].view(len(workers), stack.per, *stack.state[address].shape[1:]).copy_(mean[address])
+    for address in addresses if policy == "remap" else ():
         for place, worker in enumerate(workers):
             fresh[address][place].copy_(saved.row(worker % there, route.named.name, address))
     own = slice(local.start - workers.start, local.stop - workers.start)
@@ -74,6 +75,22 @@ def worker_state(saved: Saved, opt: SignA, route: Route, policy: Policy) -> dict
             stack.state[f"server.up.{name}"].copy_(value)
             found[f"server.up.{name}"] = fresh[f"server.up.{name}"]
     return found
+
+
+def _mean(saved: Saved, group: ParamGroup, route: Route) -> dict[str, Tensor]:
+    """The mean of all workers' state, added in worker order as it is computed with, in the form in which it is held."""
+    one = Stack(group, [route], range(1))
+    one.own(())
+    views = {address: view for address, view in one.views(0).items() if address.startswith("worker.")}
+    state = {address: one.state[address] for address in views}
+    forms = {address: form for address, form in one.forms.items() if address in views}
+    total: dict[str, Tensor] = {}
+    for worker in range(saved.workers):
+        for address, view in views.items():
+            view[0].copy_(saved.row(worker, route.named.name, address))
+        for address, value in opened(state, forms, one.dtype).items():
+            total[address] = total[address].add_(value) if worker else value.clone()
+    return stored({address: value / saved.workers for address, value in total.items()}, forms)
 
 
 __all__ = ["Policy", "worker_state"]

@@ -1,7 +1,7 @@
 """How messages reach the aggregator. The only place that knows torch.distributed."""
 
 from .agreement import silence
-from .base import ABSENT, SILENT, VOICE, Aggregate, Bucket, Clock, Lane, Message, Transport, Verdict
+from .base import ABSENT, SILENT, VOICE, WORKING, Aggregate, Bucket, Clock, Lane, Message, Transport, Verdict
 from .group import Group
 from .homes import Homes
 from .loopback import Loopback, default_transport
@@ -11,6 +11,7 @@ __all__ = [
     "ABSENT",
     "SILENT",
     "VOICE",
+    "WORKING",
     "Aggregate",
     "Bucket",
     "Clock",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SignaError
-from .base import ABSENT, Aggregate, Bucket, Clock, Lane, Message, Verdict
+from .base import ABSENT, WORKING, Aggregate, Bucket, Clock, Lane, Message, Verdict
 from .homes import Homes, InPlace
 from .matrices import Matrices
 from .pool import aggregate, everywhere, pooled
@@ -94,7 +94,7 @@ class _Here:
         (lane,), (message,) = self.lanes, messages
         status = message.status
         taking = (status != ABSENT).any(0).nonzero().flatten().tolist()
-        if message.rows.packed:
+        if message.rows.packed or len(message.rows) * lane.entries > WORKING:
             fields = [field.unflatten(0, status.shape) for field in message.rows.fields]
             whole = aggregate(lane, everywhere(lane), fields, status, clock, lane.device)
             return [Aggregate(pooled(lane, whole, status).rows(taking), taking, taking)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..codec import Codec
+from ..codec import Codec, Dense
 
 
 class Matrices:
@@ -87,6 +87,28 @@ class Matrices:
         if not self.packed:
             return Matrices(self.codec, dense=spread(self.dense))
         return Matrices(self.codec, fields=[spread(field) for field in self.fields], silent=spread(self.silent, 1))
+
+    @classmethod
+    def joined(cls, codec: Codec, parts: Iterable[tuple[Sequence[int], Matrices]], count: int) -> Matrices:
+        """So many, of which every part gives some rows, the others zero. At least one part.
+
+        What is not all of it is packed as it comes, so that floats are there of one part at a time, unless the codec
+        knows nothing better.
+        """
+        fields: list[Tensor] = []
+        silent = torch.ones(0)
+        for rows, part in parts:
+            if len(rows) == count:
+                return part
+            at = torch.tensor(rows, dtype=torch.int64).to(part.silent.device)
+            if not fields:
+                fields = [field.new_zeros(count, *field.shape[1:]) for field in part.fields]
+                silent = part.silent.new_ones(count)
+            for whole, field in zip([*fields, silent], [*part.fields, part.silent], strict=True):
+                whole.index_copy_(0, at, field)
+        if isinstance(codec, Dense):
+            return cls(codec, dense=fields[0].view(-1, codec.m, codec.n))
+        return cls(codec, fields=fields, silent=silent)
 
 
 __all__ = ["Matrices"]

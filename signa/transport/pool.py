@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..codec import Block, Signs, Ternary
+from ..codec import Block, Field, Signs, Ternary
 from ..packing import WORD, words_for
-from .base import VOICE, Clock, Lane
+from .base import VOICE, WORKING, Clock, Lane
 from .matrices import Matrices
 from .payload import Fields
 
@@ -18,18 +18,53 @@ from .payload import Fields
 def aggregate(lane: Lane, block: Block, parts: Fields, status: Tensor, clock: Clock, device: torch.device) -> Fields:
     """A block's aggregate in the middle codec's fields, from everybody's fields (N, matrices, columns).
 
-    Signs are counted as words where the aggregator knows how; all else is unpacked.
+    Signs are counted as words where the aggregator knows how; all else is unpacked, a piece after the other.
     """
     status = status[:, block.first : block.last]
     if _countable(lane) and (counted := _count(lane, block, parts[0], lane.active(status), clock)):
         return counted[: len(lane.middle.fields)]
+    pieces = list(_pieces(lane, block, len(status)))
+    if len(pieces) == 1:
+        return _unpacked(lane, block, parts, status, clock)
+    whole = [
+        torch.empty(block.matrices, _columns(field, block, block).stop, dtype=field.dtype, device=device)
+        for field in lane.middle.fields
+    ]
+    for piece in pieces:
+        own = slice(piece.first - block.first, piece.last - block.first)
+        came = [part[:, own, _columns(field, block, piece)] for field, part in zip(lane.up.fields, parts, strict=True)]
+        made = _unpacked(lane, piece, came, status[:, own], clock)
+        for to, field, part in zip(whole, lane.middle.fields, made, strict=True):
+            to[own, _columns(field, block, piece)] = part
+    return whole
+
+
+def _unpacked(lane: Lane, block: Block, parts: Fields, status: Tensor, clock: Clock) -> Fields:
+    """The aggregate of one piece by way of its floats."""
     rows = lane.up.unpack([part.flatten(0, 1) for part in parts], block.start, block.stop)
     rows = rows.view(len(status), block.matrices, 1, block.length)
     voice = status == VOICE
-    rows = rows if bool(voice.all()) else torch.where(voice[..., None, None].to(device), rows, 0)
+    rows = rows if bool(voice.all()) else torch.where(voice[..., None, None].to(rows.device), rows, 0)
     ctx = lane.context(clock, range(block.first, block.last), block.start // WORD)
-    x = lane.aggregate(rows, lane.active(status).to(device), ctx)
+    x = lane.aggregate(rows, lane.active(status).to(rows.device), ctx)
     return lane.middle.pack(x.flatten(-2))
+
+
+def _pieces(lane: Lane, block: Block, workers: int) -> Iterator[Block]:
+    """A block in pieces of :data:`WORKING` entries of all workers at the most, where the aggregator lets it be cut."""
+    deep = max(1, WORKING // max(1, workers * block.length))
+    wide = (
+        max(1, WORKING // (workers * WORD)) * WORD if lane.aggregate.coordinatewise and lane.up.pieces else block.length
+    )
+    for first in range(block.first, block.last, deep):
+        for start in range(block.start, block.stop, wide):
+            yield Block(first, min(first + deep, block.last), start, min(start + wide, block.stop))
+
+
+def _columns(field: Field, block: Block, piece: Block) -> slice:
+    """Of the columns of a block those of a piece of it."""
+    every, own = field.part(block.start, block.stop), field.part(piece.start, piece.stop)
+    return slice(own.start - every.start, own.stop - every.start)
 
 
 def everywhere(lane: Lane) -> Block:
