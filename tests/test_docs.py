@@ -260,6 +260,16 @@ def bench(verb: str) -> Callable[[], str]:
     return measured
 
 
+def state() -> str:
+    """What states in fewer bits cost a run."""
+    return written("state")
+
+
+def simulate() -> str:
+    """What many simulated workers cost."""
+    return written("simulate")
+
+
 TABLES = [
     ("README.md", summary),
     ("docs/the-path.md", sentences),
@@ -270,6 +280,8 @@ TABLES = [
     ("docs/distributed.md", weak_scaling),
     ("docs/planner.md", planned),
     *(("docs/performance.md", bench(verb)) for verb in VERBS),
+    ("docs/state.md", state),
+    ("docs/state.md", simulate),
 ]
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from signa import presets
+from signa import presets, stack
 from signa.transport import loopback as here
 from signa.transport import pool
-from tests.ranks.cases import loopback, ranks, same, spec
+from tests.ranks.cases import loopback, parameters, plain, ranks, same, spec
 from tests.ranks.methods import METHODS, plugged
 
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")
@@ -26,8 +29,6 @@ def _plugged() -> Iterator[None]:
 
 
 def few_at_a_time(patch: pytest.MonkeyPatch, entries: int) -> None:
-    from signa import stack
-
     for module in (stack, here, pool):
         patch.setattr(module, "WORKING", entries)
 
@@ -46,3 +47,33 @@ def test_ranks_with_many_workers(choice: dict[str, Any], monkeypatch: pytest.Mon
     reference = loopback(spec("ef21muonsign"), 5, steps=3)
     few_at_a_time(monkeypatch, 300)
     same(reference, ranks(spec("ef21muonsign"), [3, 2], choice, steps=3))
+
+
+THOUSAND = """
+import json, torch
+torch.set_num_threads(1)
+from benchmarks.simulate import grown
+print(json.dumps(grown(1024, 160, 4, {state!r})))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("state", "bytes_"), [("full", 4 + 4), ("bfloat16", 4 + 2), ("int8", 4 + 1.02)])
+def test_a_thousand_workers_of_a_hundred_thousand_parameters(state: str, bytes_: float) -> None:
+    """As documented: gradients, state, a bit for the message, and 400 MiB besides, however many workers there are."""
+    code = THOUSAND.format(state=state)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    entries = 1024 * 4 * 160**2
+    assert 0.9 * bytes_ * entries < found["bytes"] < (bytes_ + 1 / 8) * entries + 400 * 2**20, found
+    assert found["seconds"] < 60, found
+
+
+def test_a_thousand_workers_of_a_small_model() -> None:
+    """In the quick tests a thousand workers vote as five do."""
+    source = {"groups": [{"match": "*", "method": "signmuon", "lr": 0.5, "state": "bfloat16"}]}
+    run = loopback(source, 1001, steps=1, shapes={"w": (12, 9)}, grad=lambda name, p, t, j: plain(name, p, t, j) + 1)
+    begun = parameters(shapes={"w": (12, 9)})["w"]
+    moved = run.values["w"] - begun.detach()
+    assert bool((moved.abs() > 0).all()) and moved.abs().std() < 1e-5  # +-1 everywhere, no ties among 1,001
+    assert run.states["w worker.momentum.m"].shape == (1001, 12, 9)

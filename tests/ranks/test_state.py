@@ -11,9 +11,25 @@ import torch
 from torch import Tensor, nn
 
 import signa
+from signa.coins import Coins
 from signa.errors import SpecError
-from signa.storage import BLOCK
-from tests.ranks.cases import SMALL, Run, build, loopback, parameters, plain, ranks, same, spec, step
+from signa.part import opened
+from signa.storage import BLOCK, FORMS
+from tests.ranks.cases import (
+    SMALL,
+    Net,
+    Run,
+    build,
+    everywhere,
+    loopback,
+    outcome,
+    parameters,
+    plain,
+    ranks,
+    same,
+    spec,
+    step,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")
 EF14 = {
@@ -58,8 +74,6 @@ def test_overlap_stores_what_a_plain_step_stores() -> None:
     source = {"groups": [{"match": "*", "method": "signmuon", "lr": 0.02, "state": "int8"}]}
 
     def script(transport: Any) -> Run:
-        from tests.ranks.cases import Net, outcome
-
         model = Net()
         opt = signa.build(source, model, transport=transport)
         for t in range(5):
@@ -70,8 +84,6 @@ def test_overlap_stores_what_a_plain_step_stores() -> None:
             opt.step()
             opt.zero_grad()
         return outcome(opt, dict(model.named_parameters()), [])
-
-    from tests.ranks.cases import everywhere
 
     everywhere(script, 2, overlap=True, bucket_mb=1e-4)
 
@@ -108,8 +120,6 @@ def test_states_stay_near_those_that_are_not_rounded(state: str) -> None:
         for t in range(60):
             step(opt, ps, t, plain)
         (stack,) = [stack for _, stack in opt.stacks if stack.m == 24]
-        from signa.part import opened
-
         found.append(opened(stack.state, stack.forms, stack.dtype)["worker.momentum.m"])
     error = (found[1] - found[0]).norm() / found[0].norm()
     assert 1e-4 < error < {"bfloat16": 0.02, "int8": 0.12}[state], error
@@ -131,9 +141,6 @@ def test_ef21s_memory_is_not_rounded() -> None:
 
 def test_ef21s_memory_would_drift() -> None:
     """The reason, measured: H = mean(h) no longer, and further from it every step."""
-    from signa.coins import Coins
-    from signa.storage import FORMS
-
     gaps = []
     h = sent = torch.zeros(1, 16, 16)
     for t in range(200):
@@ -201,7 +208,6 @@ def test_resumed_is_uninterrupted(state: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", ["full", "bfloat16", "int8"])
 def test_the_mean_of_workers_is_of_values(state: str, tmp_path: Path) -> None:
     """Codes have no mean: another number of workers gets the mean of what they stand for."""
-    from signa.part import opened
 
     def start(workers: int) -> tuple[nn.Module, signa.SignA]:
         torch.manual_seed(0)
