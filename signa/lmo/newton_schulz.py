@@ -198,20 +198,19 @@ def orthogonalise(
     tensor([[ 1.0003,  0.0000],
             [ 0.0000, -0.9988]])
     """
-    m, n = x.shape[-2:]
-    if m > n:
-        return orthogonalise(x.mT, coefficients, normalisation=normalisation, dtype=dtype).mT
-    matrices = x.detach().reshape(-1, m, n)
+    matrices = x.detach().reshape(-1, *x.shape[-2:])
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
+    whole, target = (matrices.mT, result.mT) if x.shape[-2] > x.shape[-1] else (matrices, result)
     step = _fused if dtype.itemsize == 2 else _plain
     with ieee_products(x.device):
-        for part, out in zip(_groups(matrices), _groups(result)):
+        for part, out in zip(_groups(whole), _groups(target)):
             X, A = _normalised(part, normalisation, dtype)
-            Y, Q = _like("Y", X), _like("Q", A)
+            Y, Q = _blocks("Y", part, dtype), _like("Q", A)
             for at, (a, b, c) in enumerate(coefficients):
                 A = gram(X, out=A) if at else A
-                X, Y = step(X, A, a, b, c, Q, out=Y), X
-            out.copy_(X[:, :m, :n])
+                step(X, A, a, b, c, Q, out=Y)
+                X, Y = Y, X
+            _write(X, out)
     return result.view(x.shape)
 
 
@@ -226,30 +225,57 @@ def _like(name: str, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return own(f"newton_schulz.{name}", x.shape, dtype or x.dtype, x.device)
 
 
-def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """X = x / norm, padded with zeros (which every step keeps), and A = X X^T; both in scratch."""
+def _blocks(name: str, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Scratch for x padded to whole sides, in blocks of columns: each lies in one piece, as their products want it."""
     B, m, n = x.shape
+    m, n = m + -m % _SIDE, n + -n % _SIDE
+    width = max(_WIDTH, m)
+    widths = [min(width, n - first) for first in range(0, n, width)] or [0]
+    return [own(f"newton_schulz.{name}{at}", (B, m, w), dtype, x.device) for at, w in enumerate(widths)]
+
+
+def _put(x: Tensor, blocks: Sequence[Tensor]) -> None:
+    """x into blocks; what is beyond it stays."""
+    m, first = x.shape[-2], 0
+    for block in blocks:
+        part = x[..., first : first + block.shape[-1]]
+        block[:, :m, : part.shape[-1]] = part
+        first += block.shape[-1]
+
+
+def _write(blocks: Sequence[Tensor], out: Tensor) -> None:
+    m, first = out.shape[-2], 0
+    for block in blocks:
+        part = out[..., first : first + block.shape[-1]]
+        part.copy_(block[:, :m, : part.shape[-1]])
+        first += block.shape[-1]
+
+
+def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    """X = x / norm, padded with zeros (which every step keeps), and A = X X^T; both in scratch."""
+    m, n = x.shape[-2:]
     unit = _like("unit", x, torch.promote_types(x.dtype, torch.float32))
     power_of_two_scale(x, out=unit)
-    X = own("newton_schulz.X", (B, m + -m % _SIDE, n + -n % _SIDE), dtype, x.device)
-    if X.shape != x.shape:
-        X.zero_()
+    X = _blocks("X", x, dtype)
+    if m % _SIDE or n % _SIDE:
+        for block in X:
+            block.zero_()
     if normalisation == "frobenius":
         rounded = _like("rounded", x, dtype).copy_(unit)
         # Rounded first, over a rounded norm: torch.optim.Muon's own bits up to n = 320.
         norm = matrix_sum(unit.copy_(rounded).square_()).sqrt().to(dtype)
-        torch.div(rounded, _nonzero(norm), out=X[:, :m, :n])
+        _put(rounded.div_(_nonzero(norm)), X)
         return X, gram(X)
-    X[:, :m, :n] = unit
+    _put(unit, X)
     A = gram(X)
     wide = _like("wide", A, unit.dtype).copy_(A)
     if normalisation == "aol":
         row = _nonzero(row_sum(wide.abs()))  # (B, m, 1), padding included
-        X[:, :m, :n] = unit.div_(row[:, :m].sqrt())
+        _put(unit.div_(row[:, :m].sqrt()), X)
         return X, A.copy_(wide.div_(row.sqrt() * row.mT.sqrt()))
     # Of rows, then of their norms: in one pass, and torch splits no row below 32,768 entries over its threads.
     fourth = _nonzero(vector_norm(vector_norm(wide, dim=-1), dim=-1)[:, None, None])
-    X[:, :m, :n] = unit.div_(fourth.sqrt())  # from the unrounded entries: rounded once, not twice
+    _put(unit.div_(fourth.sqrt()), X)  # from the unrounded entries: rounded once, not twice
     return X, A.copy_(wide.div_(fourth))
 
 
@@ -257,20 +283,19 @@ def _nonzero(norm: Tensor) -> Tensor:
     return torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
-def gram(X: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """X X^T, (B, m, n) -> (B, m, m): in blocks of columns, which are added in float32 or wider, in order.
+def gram(X: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
+    """X X^T, (B, m, m), of X (B, m, n) in blocks of columns, whose products are added in float32 or wider, in order.
 
     Into ``out``, or scratch that is the caller's until the next one asks for it.
     """
-    B, m, n = X.shape
-    A = own("newton_schulz.A", (B, m, m), X.dtype, X.device) if out is None else out
-    width = max(_WIDTH, m)
-    if n <= width:
-        return _product(X, out=A)
-    total = _like("wide", A, torch.promote_types(X.dtype, torch.float32))
+    B, m, _ = X[0].shape
+    A = own("newton_schulz.A", (B, m, m), X[0].dtype, X[0].device) if out is None else out
+    if len(X) == 1:
+        return _product(X[0], out=A)
+    total = _like("wide", A, torch.promote_types(A.dtype, torch.float32))
     product = _like("Q", A)
-    for at, block in enumerate(X.split(width, -1)):  # a strided block transposed is copied far slower
-        _product(own("newton_schulz.block", block.shape, X.dtype, X.device).copy_(block), out=product)
+    for at, block in enumerate(X):
+        _product(block, out=product)
         total = total.add_(product) if at else total.copy_(product)
     return A.copy_(total)
 
@@ -280,19 +305,22 @@ def _product(X: Tensor, *, out: Tensor) -> Tensor:
     return torch.bmm(X, X.mT if X.dtype.itemsize == 2 else _like("mT", X.mT).copy_(X.mT), out=out)
 
 
-def _fused(X: Tensor, A: Tensor, a: float, b: float, c: float, Q: Tensor, *, out: Tensor) -> Tensor:
+def _fused(X: Sequence[Tensor], A: Tensor, a: float, b: float, c: float, Q: Tensor, *, out: Sequence[Tensor]) -> None:
     """a X + (b A + c A^2) X with each sum rounded once: 1.5 to 5.5 times less error in bfloat16 than summed apart."""
-    if c == 0:
-        return torch.baddbmm(X, A, X, beta=a, alpha=b, out=out)
-    return torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c, out=Q), X, beta=a, out=out)
+    left, scale = (torch.baddbmm(A, A, A, beta=b, alpha=c, out=Q), 1.0) if c else (A, b)
+    for block, target in zip(X, out, strict=True):
+        torch.baddbmm(block, left, block, beta=a, alpha=scale, out=target)
 
 
-def _plain(X: Tensor, A: Tensor, a: float, b: float, c: float, Q: Tensor, *, out: Tensor) -> Tensor:
+def _plain(X: Sequence[Tensor], A: Tensor, a: float, b: float, c: float, Q: Tensor, *, out: Sequence[Tensor]) -> None:
     """(a I + A (b I + c A)) X: a fused sum in float32 or float64 has other bits under 2 threads than under 1."""
-    if c == 0:
-        return torch.bmm(_plus(torch.mul(A, b, out=Q), a), X, out=out)
-    Q = _plus(torch.mul(A, c, out=Q), b)
-    return torch.bmm(_plus(torch.bmm(A, Q, out=_like("square", A)), a), X, out=out)
+    if c:
+        Q = torch.bmm(A, _plus(torch.mul(A, c, out=Q), b), out=_like("square", A))
+    else:
+        Q = torch.mul(A, b, out=Q)
+    left = _plus(Q, a)
+    for block, target in zip(X, out, strict=True):
+        torch.bmm(left, block, out=target)
 
 
 def _plus(square: Tensor, value: float) -> Tensor:
@@ -322,9 +350,11 @@ def leading_pair(x: Tensor, squarings: int) -> Tensor:
         for part, out in zip(_groups(matrices), _groups(result)):
             X = part.new_zeros(len(part), m + -m % _SIDE, n + -n % _SIDE)
             X[:, :m, :n] = power_of_two_scale(part)[0]
-            A = gram(X)
+            blocks = _blocks("X", part, X.dtype)
+            _put(X, blocks)
+            A = gram(blocks)
             for _ in range(squarings):
-                A = gram(power_of_two_scale(A)[0])
+                A = gram([power_of_two_scale(A)[0]])
             at = A.diagonal(dim1=-2, dim2=-1).argmax(-1)
             u = _unit(A.gather(-1, at[:, None, None].expand(-1, A.shape[-1], 1)))  # (B, m, 1)
             v = _unit(column_sum(X * u))  # (B, 1, n)
