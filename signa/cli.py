@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict, 
 import typer
 
 from . import commands
+from .commands.common import assignment, leads, ranks, stem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ __all__ = ["app", "main", "train"]
 WorldChange = Literal["error", "mean", "reset", "remap"]  # of signa.checkpoints, which would load torch
 
 app = typer.Typer(
-    name="signa", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="signa", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
@@ -103,7 +103,7 @@ def train(
         )  # fmt: skip
         folder, text = result.folder, terminal.closing(result)
     else:
-        changes = dict(_assignment(text) for text in assign or [])
+        changes = dict(assignment(text) for text in assign or [])
         changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
         folder, text = _trained(
             spec or _default_experiment(device), changes, compare, name, out or Path("runs"), common
@@ -135,7 +135,7 @@ def _trained(
     if default and read_settings(loaded.train).workers < ranks():
         common["report"].say(f"{ranks()} workers and not the default's number, so that every rank has one")
         loaded = loaded.replace({"train.workers": ranks()})
-    name = name or _stem(str(source)) + ("-compare" if compare else "")
+    name = name or stem(str(source)) + ("-compare" if compare else "")
     if not compare:
         result = runner.train(loaded, name=name, out=out, **common)
         return result.folder, terminal.closing(result)
@@ -187,16 +187,6 @@ def main() -> None:
         _leave(2 if isinstance(error, SpecError) else 1)
 
 
-def ranks() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return max(1, int(size)) if (size := os.environ.get("WORLD_SIZE", "")).isdecimal() else 1
-
-
-def leads() -> bool:
-    """Whether this process prints."""
-    return ranks() == 1 or os.environ.get("RANK", "0") == "0"
-
-
 def _leave(code: int) -> NoReturn:
     if ranks() == 1:
         sys.exit(code)
@@ -206,24 +196,9 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    """`a.b=0.1` as ("a.b", 0.1)."""
-    from .sources import read_value
-
-    address, equals, value = text.partition("=")
-    if not (equals and address.strip()):
-        raise typer.BadParameter(f"'{text}' is not ADDRESS=VALUE", param_hint="--set")
-    return address.strip(), read_value(value.strip())
-
-
 def _default_experiment(device: str | None) -> Path:
     """The shipped spec for the device: the larger model where there is a GPU."""
     from .lab.runner import default_device
 
     gpu = (default_device() if device in (None, "auto") else str(device)).startswith("cuda")
     return Path(__file__).parent / "lab" / "data" / ("shakespeare_gpu.yaml" if gpu else "shakespeare.yaml")
-
-
-def _stem(source: str) -> str:
-    """A run name from a file's or a preset's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", "-", Path(source).stem).strip("-._")[:80] or "run"

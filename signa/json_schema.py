@@ -15,7 +15,7 @@ _STAGES = ("worker", "server", "replica")
 def document(spec: type[BaseModel]) -> dict[str, Any]:
     """The schema for a spec's model, listing the components and presets that are registered now."""
     tree = spec.model_json_schema()
-    _kinds_required(tree)
+    kinds_required(tree)
     defs = tree["$defs"]
     channel, method, group = defs["Channel"], defs["Method"]["properties"], defs["ParamGroup"]["properties"]
     for name, schema in channel["properties"].items():
@@ -45,14 +45,14 @@ def _names(schema: dict[str, Any]) -> list[str]:
     return list(schema["anyOf"][0]["enum"])
 
 
-def _kinds_required(node: Any) -> None:
+def kinds_required(node: Any) -> None:
     """A mapping of fields names its component; else the fields of any would do."""
     if isinstance(node, dict):
         properties = node.get("properties")
         if isinstance(properties, dict) and "const" in properties.get("kind", {}):
             node["required"] = sorted({*node.get("required", ()), "kind"})
         for child in node.values():
-            _kinds_required(child)
+            kinds_required(child)
     elif isinstance(node, list):
         for child in node:
-            _kinds_required(child)
+            kinds_required(child)

@@ -16,15 +16,17 @@ from .feedback import feedbacks
 from .lmo import lmos
 from .lmo.newton_schulz import SCHEDULES
 from .presets.registry import Preset, presets
+from .routing import Routing
 from .rule import Registry, Rule, closest, plain
 from .scaling import Scaling, UnitGain, scalings
-from .sentence import Method
+from .sentence import Method, MethodBits
 from .signal import Norm
 from .spec import ParamGroup, Spec, dump_yaml
 from .stage import stages
 from .theory import Claim, claims_text, theory
 
 SHAPE = (768, 768)
+LR = 0.02  # of a sentence, which has none of its own
 #: JSON Schema's types in the words of spec errors.
 _TYPES = {
     "array": "list",
@@ -95,6 +97,10 @@ def describe(entry: Entry, shape: tuple[int, int] = SHAPE, *, proofs: bool = Fal
         spec = {"groups": [{"match": ["*"], "lr": preset.lr, **plain(preset.method)}]}
         about |= {"formula": preset.formula, "source": preset.source, "lr": preset.lr}
         return about | describe_method(preset.method, UnitGain(), shape, proofs=proofs) | {"spec": spec}
+    if isinstance(entry.item, Method):
+        spec = {"groups": [{"match": ["*"], "lr": LR, **plain(entry.item, resolved=False)}]}
+        about |= {"formula": "", "source": "", "lr": LR}
+        return about | describe_method(entry.item, UnitGain(), shape, proofs=proofs) | {"spec": spec}
     if isinstance(entry.item, type):
         return about | {"doc": inspect.getdoc(entry.item) or "", "fields": _fields(entry.item), "at": _file(entry.item)}
     schedule = entry.item
@@ -169,7 +175,8 @@ def show_text(about: dict[str, Any]) -> str:
     """What :func:`describe` says, for people."""
     lines = [f"{about['name']}: {about['summary']}" if "trace" in about else f"{about['name']} ({about['sort']})", ""]
     if "trace" in about:
-        lines += [f"  {about['formula']}", "", *([f"source: {about['source']}"] if about["source"] else []), ""]
+        lines += [f"  {about['formula']}", ""] if about["formula"] else []
+        lines += [f"source: {about['source']}", ""] if about["source"] else []
         lines += [method_text(about), "", "As a spec:", "", dump_yaml(about["spec"]).rstrip()]
     elif "doc" in about:
         lines += [about["doc"].replace("``", "`"), ""]
@@ -241,9 +248,50 @@ def find(name: str, more: dict[str, Registry[Any]] | None = None) -> list[Entry]
     found = found or [entry for entry in entries if entry.sort == "presets" and entry.name == presets.canonical(name)]
     if not found:
         near = closest(name, [entry.name for entry in entries])
-        remedy = near if "?" in near else "see `signa list`, or give a spec file with its suffix"
+        remedy = "see `signa list`, give a spec file with its suffix, or a sentence: 'momentum spectral | sign'"
+        remedy = near if "?" in near else remedy
         raise SpecError([Problem(f"nothing is called '{name}'", instead=remedy)])
     return found
+
+
+def sentence(method: Method) -> Entry:
+    """A sentence that was written down, as something that can be described like a preset.
+
+    >>> print(show_text(describe(sentence(presets.get("muon").method))).splitlines()[0])
+    a sentence: momentum | identity | mean | spectral | identity | step
+    """
+    return Entry("sentences", "a sentence", str(method), method)
+
+
+def layers(routing: Routing) -> list[dict[str, Any]]:
+    """What every parameter of a model comes to: its matrices, its group, lam, lr times lam, and its bits."""
+    found = []
+    for route in routing:
+        group, layout = routing.spec.groups[route.group], route.layout
+        lam = group.method.multiplier(group.scaling, layout.m, layout.n)
+        bits = group.method.bits(layout.m, layout.n) if layout.m * layout.n else MethodBits(0.0, 0.0)
+        found.append(
+            {
+                "parameter": route.named.name,
+                "shape": list(layout.shape),
+                "matrices": [layout.count, layout.m, layout.n],
+                "group": group.name or str(route.group),
+                "lam": lam,
+                "step": group.lr * lam,
+                "bits": {"up": bits.up, "down": bits.down},
+            }
+        )
+    return found
+
+
+def layers_text(found: list[dict[str, Any]]) -> str:
+    """The same for people."""
+    rows: list[tuple[Any, ...]] = [("parameter", "group", "matrices", "lam", "lr lam", "bits up", "down")]
+    for layer in found:
+        count, m, n = layer["matrices"]
+        numbers = (layer["lam"], layer["step"], layer["bits"]["up"], layer["bits"]["down"])
+        rows.append((layer["parameter"], layer["group"], f"{count} of {m}x{n}", *(f"{x:.4g}" for x in numbers)))
+    return table(rows)
 
 
 def spec_text(spec: Spec, shape: tuple[int, int] = SHAPE, *, proofs: bool = False) -> str:

@@ -10,9 +10,9 @@ FLOORS = (
     "errors kernels packing codec signal coins rule stage linalg scratch storage address ordinary sources "
     "reading scalars toml_places",
     "lmo compressors aggregators stages feedback scaling",
-    "channel sentence presets",
+    "channel sentence written presets",
     "transport routing rows part stack exact parcel overlap engine finite optim building saving checkpoints spec "
-    "json_schema plugin show theory",
+    "json_schema plugin show diagram theory",
     "lab flower integrations planner bench cli commands testing __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

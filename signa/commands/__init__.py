@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from . import ablate, bench, certify, describe, federated, plan
+from . import ablate, begin, bench, certify, check, describe, differ, doctor, federated, plan
 
 __all__ = ["register"]
 
-MODULES = (describe, ablate, certify, federated, plan, bench)
+MODULES = (describe, check, differ, begin, ablate, certify, federated, plan, bench, doctor)
 
 
 def register(app: typer.Typer) -> None:

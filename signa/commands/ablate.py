@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .common import A_SPEC, Plugins, assignment, leads, stem
+
 if TYPE_CHECKING:
     from ..lab.ablation import Ablation
     from ..lab.ablation.board import Board
     from ..lab.ablation.tables import Table
 
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file of components; may be repeated.")]
 Against = Annotated[str, typer.Option(metavar="ARM", help="The arm that the others are compared with.")]
 
 
@@ -25,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 
 def ablate(
-    spec: Annotated[str, typer.Argument(help="A spec file, with or without a section ablate:, or a preset's name.")],
+    spec: Annotated[
+        str, typer.Argument(help="A spec file, with or without a section ablate:, or a preset's name.", **A_SPEC)
+    ],
     vary: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,16 +65,15 @@ def ablate(
     A call that was stopped, by its budget or by a kill, is made again and goes on where it was.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for `signa train`
-    from ..cli import _assignment, _stem, leads
     from ..lab.ablation import execute, load_ablation, make_plan, parse_vary
     from ..lab.ablation.section import seconds_of
 
     plugins = tuple(plugin or ())
-    changes = dict(_assignment(text) for text in assign or [])
+    changes = dict(assignment(text) for text in assign or [])
     base, section = load_ablation(spec, plugins=plugins, changes=changes)
     section = _overridden(section, one_at_a_time, random, optuna, seeds, tune, tune_lr or [], against, budget)
     axes = [parse_vary(text) for text in vary or []]
-    plan = make_plan(base, section, name=name or f"{_stem(spec)}-ablation", axes=axes)
+    plan = make_plan(base, section, name=name or f"{stem(spec)}-ablation", axes=axes)
     board = _board() if leads() else None
     if leads():
         typer.echo(_announced(plan, jobs))

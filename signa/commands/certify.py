@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .common import A_SPEC, AsJson, Plugins, method_of, print_json, size_of
+
 if TYPE_CHECKING:
     from ..lab.theory import Certificate
-    from ..sentence import Method
 
 _MEMORY_STEPS = 40  # of a method whose memory has to settle; EF21's estimate of a constant is near it by then
 
@@ -25,8 +26,8 @@ def certify(
     method: Annotated[
         str,
         typer.Argument(
-            metavar="METHOD",
             help="A preset's name, a spec file, or a sentence: 'momentum spectral | sign | majority_vote'.",
+            **{**A_SPEC, "metavar": "METHOD"},
         ),
     ],
     shape: Annotated[str, typer.Option(metavar="MxN", help="Of the gradient.")] = "4x5",
@@ -38,9 +39,9 @@ def certify(
     ] = 0,
     exact: Annotated[bool, typer.Option("--exact", help="Put exact polar factors in place of Newton-Schulz.")] = False,
     group: Annotated[str, typer.Option(help="Which group of a spec file, by name or number.")] = "",
-    plugin: Annotated[list[Path] | None, typer.Option(help="A Python file of components; may be repeated.")] = None,
+    plugin: Plugins = None,
     out: Annotated[Path | None, typer.Option(help="Write the certificate to this JSON file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search for a gradient G on which a method ascends: f(W) = <G, W> grows although G is constant and known.
 
@@ -51,12 +52,9 @@ def certify(
     """
     from ..lab.theory import EXACT, remembers, with_oracle
     from ..lab.theory import certify as look
-    from ..plugin import load_plugins
-    from .describe import _shape
 
-    load_plugins(plugin or [])
-    size = _shape(shape)
-    chosen = _method(method, group, plugin or [])
+    size = size_of(shape)
+    chosen = method_of(method, group, plugin or [])
     chosen = with_oracle(chosen, EXACT) if exact else chosen
     count = steps or (_MEMORY_STEPS if remembers(chosen) else 1)
     found = look(chosen, size, steps=count, seconds=seconds, tries=tries, seed=seed)
@@ -64,44 +62,9 @@ def certify(
     if out is not None:
         out.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(data, indent=2))
+        print_json(data)
     else:
         typer.echo(_text(found) + (f"\nwrote {out}" if out else ""))
-
-
-def _method(what: str, group: str, plugins: list[Path]) -> Method:
-    """The method behind a name, a sentence or a spec file."""
-    from ..lab.refusal import refusal
-    from ..presets.registry import method
-    from ..reading import validated
-    from ..sentence import PARTS, Method
-    from ..spec import Spec
-
-    if "|" in what:
-        words = [part.strip() for part in what.split("|")]
-        if len(words) > len(PARTS):
-            raise refusal(
-                f"a sentence of {len(words)} parts",
-                because=f"there are six: {' | '.join(PARTS)}",
-                instead="leave some out",
-            )
-        return validated(Method, {part: word for part, word in zip(PARTS, words) if word})
-    if not Path(what).suffix:
-        if group:
-            raise refusal("--group does not go with a name", because="a preset is one method", instead="leave it out")
-        return method(what)
-    groups = Spec.load(what, plugins=plugins).groups
-    names = {name: each.method for index, each in enumerate(groups) for name in (str(index), each.name) if name}
-    if len(groups) == 1 and not group:
-        return groups[0].method
-    if group not in names:
-        known = ", ".join(each.name or str(index) for index, each in enumerate(groups))
-        raise refusal(
-            f"'{group}' is no group of {what}" if group else f"{what} has {len(groups)} groups",
-            because="a certificate is about one method",
-            instead=f"give --group, one of {known}",
-        )
-    return names[group]
 
 
 def _text(found: Certificate) -> str:

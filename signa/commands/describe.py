@@ -1,36 +1,28 @@
-"""`signa list`, `show`, `check` and `schema`: what there is, and what it comes to."""
+"""`signa list`, `show` and `schema`: what there is, and what it comes to."""
 
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .common import A_SPEC, AsJson, Plugins, laboratory, model_of, print_json, size_of, spec_of
+
 if TYPE_CHECKING:
-    from torch import nn
-
-    from ..errors import SpecError
-    from ..rule import Registry
-    from ..spec import Spec
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file of components; may be repeated.")]
+    from ..sentence import Method
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command("list")(list_command)
     app.command()(show)
-    app.command()(check)
     app.command()(schema)
 
 
 def list_command(
-    sort: Annotated[str, typer.Argument(help="presets, lmos, stages, compressors, aggregators, ...")] = "",
+    sort: Annotated[str, typer.Argument(metavar="KIND", help="presets, lmos, stages, compressors, ...")] = "",
     pattern: Annotated[str, typer.Argument(metavar="GLOB", help="Names to list: 'ef21*'.")] = "*",
     plugin: Plugins = None,
     as_json: AsJson = False,
@@ -40,76 +32,49 @@ def list_command(
     from ..show import catalogue, list_text
 
     load_plugins(plugin or [])
-    entries = catalogue(sort, pattern, _laboratory())
+    entries = catalogue(sort, pattern, laboratory())
     if as_json:
-        _print_json([{"sort": e.sort, "name": e.name, "summary": e.summary} for e in entries])
+        print_json([{"sort": e.sort, "name": e.name, "summary": e.summary} for e in entries])
     elif entries:
         typer.echo(list_text(entries))
 
 
 def show(
-    what: Annotated[str, typer.Argument(metavar="NAME|SPEC", help="A name of `signa list`, or a spec file.")],
-    shape: Annotated[str, typer.Option(help="The matrix that bits and lam are worked out for.")] = "768x768",
-    theory: Annotated[bool, typer.Option(help="Add what is proven of it, and what speaks against it.")] = False,
-    plugin: Plugins = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what a preset, a component or a spec comes to: formula, trace, bits, and the YAML it equals."""
-    from .. import show as text
-    from ..plugin import load_plugins
-    from ..spec import Spec
-
-    size = _shape(shape)
-    if Path(what).suffix:
-        spec = Spec.load(what, plugins=plugin or [])
-        groups = [text.describe_group(index, group, size, proofs=theory) for index, group in enumerate(spec.groups)]
-        if as_json:
-            _print_json({"id": spec.id, "groups": groups})
-        else:
-            typer.echo(text.spec_text(spec, size, proofs=theory))
-        return
-    load_plugins(plugin or [])
-    found = [text.describe(entry, size, proofs=theory) for entry in text.find(what, _laboratory())]
-    if as_json:
-        _print_json(found)
-    else:
-        typer.echo("\n\n\n".join(map(text.show_text, found)))
-
-
-def check(
-    spec: Annotated[str, typer.Argument(help="A spec file or a preset's name.", show_default=False)] = "",
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `signa list`, a spec file, or a sentence: 'momentum spectral | sign | majority_vote'.",
+            **{**A_SPEC, "metavar": "NAME|SPEC"},
+        ),
+    ],
+    shape: Annotated[str, typer.Option(metavar="MxN", help="What bits and lam are worked out for.")] = "768x768",
     model: Annotated[
-        str, typer.Option(metavar="MODULE:FUNCTION", help="Route what this function returns, a torch.nn.Module.")
+        str, typer.Option(help="Add lam, lr lam and bits of every layer of gpt2, 512x512*31, ...; or MODULE:FUNCTION.")
     ] = "",
+    theory: Annotated[bool, typer.Option("--theory", help="Add what is proven, and what speaks against it.")] = False,
+    diagram: Annotated[bool, typer.Option("--diagram", help="The path as a picture, SVG, in place of text.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write to this file.", show_default="standard output")] = None,
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a spec, and with --model where its parameters go; with --plugin alone, put its components to the laws."""
-    from ..errors import RoutingError, SpecError, UnsupportedParameter
-
-    if not spec and not plugin:
-        raise typer.BadParameter("give a spec, or a plug-in", param_hint="SPEC")
-    try:
-        if spec:
-            report = _check_spec(spec, model, plugin or [])
-        else:
-            report = _check_laws(plugin or [])
-    except SpecError as error:
-        if not as_json:
-            raise
-        _print_json({"ok": False, "problems": _problems(error)})
-        raise typer.Exit(2) from None
-    except (RoutingError, UnsupportedParameter) as error:
-        if as_json:
-            _print_json({"ok": False, "problems": [{"what": str(error)}]})
-        else:
-            typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    if as_json:
-        _print_json({key: value for key, value in report.items() if key != "text"})
+    """Show what a preset, a component, a spec or a sentence comes to: formula, trace, bits, and the YAML it equals."""
+    if diagram and (as_json or model or theory):
+        other = "--json" if as_json else "--model" if model else "--theory"
+        raise typer.BadParameter(f"a picture does not go with {other}: leave one out", param_hint="--diagram")
+    size = size_of(shape)
+    if diagram:
+        text = _picture(what, size, plugin or [])
     else:
-        typer.echo("\n".join(report["text"]))
-    raise typer.Exit(0 if report["ok"] else 2)
+        data, text = _described(what, size, plugin or [], proofs=theory)
+        if model:
+            said, table = _layers(what, model, plugin or [])
+            data, text = {"described": data, **said}, f"{text}\n\n\n{table}"
+        text = (json.dumps(data, indent=2) if as_json else text) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        typer.echo(f"wrote {out}")
 
 
 def schema(
@@ -117,8 +82,8 @@ def schema(
     plugin: Plugins = None,
 ) -> None:
     """Print the JSON Schema of spec files, for editors: it lists what is registered, plug-ins included."""
+    from ..lab.json_schema import document
     from ..plugin import load_plugins
-    from ..spec import schema as document
 
     load_plugins(plugin or [])
     text = json.dumps(document(), indent=2)
@@ -129,144 +94,44 @@ def schema(
         typer.echo(f"wrote {out}; begin a spec with\n# yaml-language-server: $schema={out}")
 
 
-def _check_spec(source: str, model: str, plugins: list[Path]) -> dict[str, Any]:
-    """Load a spec, its `train:` and `ablate:` too where it has them, and route a model."""
-    spec, arms = _loaded(source, plugins)
-    workers = spec.train.get("workers", 1)
-    advice = [
-        f"groups.{group.name or index}: {line}"
-        for index, group in enumerate(spec.groups)
-        for line in group.method.advice(workers)
-    ]
-    report: dict[str, Any] = {"ok": True, "id": spec.id, "groups": len(spec.groups), "advice": advice}
-    fine = f"{source}: fine; spec {spec.id}, {len(spec.groups)} groups" + (f", {arms} arms" if arms else "")
-    text = [fine, *(f"advice: {line}" for line in advice)]
-    report |= {"arms": arms} if arms else {}
-    if model:
-        report |= _routed(spec, _build(model))
-        up, down = report["bits"]["up"], report["bits"]["down"]
-        text += ["", report.pop("table"), "", f"bits per parameter: {up:.4g} up, {down:.4g} down; float32 is 32 and 32"]
-    return {**report, "text": text}
+def _described(what: str, size: tuple[int, int], plugins: list[Path], *, proofs: bool) -> tuple[Any, str]:
+    """The data and the text of a spec file, a sentence, or everything that has a name."""
+    from .. import show
+    from ..plugin import load_plugins
+    from ..written import is_sentence, read_method
+
+    if not is_sentence(what) and Path(what).suffix:
+        spec = spec_of(what, plugins)
+        groups = [show.describe_group(index, group, size, proofs=proofs) for index, group in enumerate(spec.groups)]
+        return {"id": spec.id, "groups": groups}, show.spec_text(spec, size, proofs=proofs)
+    load_plugins(plugins)
+    entries = [show.sentence(read_method(what))] if is_sentence(what) else show.find(what, laboratory())
+    found = [show.describe(entry, size, proofs=proofs) for entry in entries]
+    return found, "\n\n\n".join(map(show.show_text, found))
 
 
-def _loaded(source: str, plugins: list[Path]) -> tuple[Spec, int]:
-    """A spec, and how many arms its ablation has; 0 where it is none."""
-    from ..sources import read
-    from ..spec import Spec
-
-    path = Path(source)
-    data = read(path)[0] if path.suffix else {}
-    if isinstance(data, dict) and data.keys() & {"spec", "ablate"}:
-        from ..lab.ablation import load_ablation, make_plan
-
-        base, section = load_ablation(source, plugins=plugins)
-        return base, len(make_plan(base, section, name=path.stem).arms)
-    spec = Spec.load(source, plugins=plugins)
-    if spec.train and path.suffix:
-        from ..lab.settings import load_experiment
-
-        load_experiment(source, plugins=plugins)
-    return spec, 0
-
-
-def _routed(spec: Spec, model: nn.Module) -> dict[str, Any]:
-    """Where a model's parameters go, and what a step costs, by arithmetic (no optimizer state is made)."""
+def _layers(what: str, model: str, plugins: list[Path]) -> tuple[dict[str, Any], str]:
+    """Every layer of a model, as the spec, the preset or the sentence routes it."""
+    from .. import show
     from ..routing import Routing
 
-    routing = Routing.of(spec, model)
-    up, down, _ = routing.bits()
-    routes = [
-        {"parameter": r.named.name, "shape": r.layout.shape, "group": r.group, "matrices": r.layout.count}
-        for r in routing
-    ]
-    return {"table": str(routing), "routes": routes, "frozen": routing.frozen, "bits": {"up": up, "down": down}}
+    found = show.layers(Routing.of(spec_of(what, plugins), model_of(model)[0]))
+    return {"model": model, "layers": found}, f"layers of {model}:\n\n{show.layers_text(found)}"
 
 
-def _build(target: str) -> nn.Module:
-    """The model that `module:function` returns. This runs the caller's own code, which is what --model asks for."""
-    from importlib import import_module
-
-    from torch import nn
-
-    module, colon, name = target.partition(":")
-    if not (colon and module and name):
-        raise typer.BadParameter(f"'{target}' is not MODULE:FUNCTION", param_hint="--model")
-    sys.path.insert(0, "")
-    try:
-        built = getattr(import_module(module), name)()
-    except Exception as error:
-        raise _refusal(f"--model {target}: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove("")
-    if not isinstance(built, nn.Module):
-        raise _refusal(f"--model {target} returned a {type(built).__name__}", instead="return a torch.nn.Module")
-    return built
-
-
-def _check_laws(plugins: list[Path]) -> dict[str, Any]:
-    """Put every component that the plug-ins register to the laws of its sort."""
+def _picture(what: str, size: tuple[int, int], plugins: list[Path]) -> str:
+    """The path of a preset or a sentence, or of every group of a spec file."""
+    from ..diagram import diagram
     from ..plugin import load_plugins
-    from ..show import catalogue
-    from ..testing import check_component, laws
+    from ..presets.registry import method
+    from ..written import is_sentence, read_method
 
-    more = _laboratory()
-    before = {(entry.sort, entry.name) for entry in catalogue(more=more)}
-    load_plugins(plugins)
-    results: list[dict[str, Any]] = []
-    text = []
-    for entry in catalogue(more=more):
-        if (entry.sort, entry.name) in before:
-            continue
-        result: dict[str, Any] = {"sort": entry.sort, "name": entry.name, "ok": True}
-        if entry.sort in more:
-            said = "registered; there are no laws of its sort"
-        elif isinstance(entry.item, type):
-            try:
-                rule = entry.item()
-                check_component(rule)
-                said = f"keeps the {len(laws(rule))} laws of its sort"
-            except AssertionError as error:
-                result |= {"ok": False, "what": str(error)}
-                said = str(error)
-            except (ValueError, TypeError) as error:
-                said = f"not tried: {str(error).splitlines()[0]}"
-        else:
-            said = "composes"
-        results.append(result)
-        text.append(f"{entry.name} ({entry.sort}): {said}")
-    names = ", ".join(map(str, plugins))
-    text = text or [f"{names}: registers nothing"]
-    return {"ok": all(result["ok"] for result in results), "components": results, "text": text}
-
-
-def _laboratory() -> dict[str, Registry[Any]]:
-    """The registries of `train:`."""
-    from ..lab.datasets import splits
-    from ..lab.models import networks
-    from ..lab.schedules import schedules
-    from ..lab.tasks import tasks
-
-    return {"schedules": schedules, "tasks": tasks, "networks": networks, "splits": splits}
-
-
-def _shape(text: str) -> tuple[int, int]:
-    """`120x4608` as (120, 4608)."""
-    m, cross, n = text.lower().partition("x")
-    if not (cross and m.isdecimal() and n.isdecimal() and int(m) and int(n)):
-        raise typer.BadParameter(f"'{text}' is not MxN", param_hint="--shape")
-    return int(m), int(n)
-
-
-def _problems(error: SpecError) -> list[dict[str, Any]]:
-    problems = [asdict(problem) for problem in error.problems]
-    return [{key: value for key, value in problem.items() if value not in ("", 0, ())} for problem in problems]
-
-
-def _refusal(what: str, instead: str = "") -> SpecError:
-    from ..errors import Problem, SpecError
-
-    return SpecError([Problem(what, instead=instead)])
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2))
+    if is_sentence(what):
+        methods: list[tuple[str, Method]] = [("a sentence", read_method(what))]
+    elif Path(what).suffix:
+        groups = spec_of(what, plugins).groups
+        methods = [(group.name or f"group {index}", group.method) for index, group in enumerate(groups)]
+    else:
+        load_plugins(plugins)
+        methods = [(what, method(what))]
+    return diagram(methods, size)

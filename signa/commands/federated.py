@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .common import A_SPEC, Assign, Plugins, assignment, stem
+
 if TYPE_CHECKING:
     from ..lab.report import Reporter, Result
     from ..spec import Spec
@@ -24,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def federated(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A spec file, or a preset's name.")],
+    spec: Annotated[str, typer.Argument(help="A spec file, or a preset's name.", **A_SPEC)],
     engine: Annotated[
         str,
         typer.Option(
@@ -36,10 +38,10 @@ def federated(
     steps: Annotated[int | None, typer.Option(help="train.steps: the rounds.")] = None,
     seed: Annotated[int | None, typer.Option(help="train.seed.")] = None,
     keep: Annotated[int, typer.Option(help="Letters kept for clients that were away; then they get the model.")] = 20,
-    assign: Annotated[list[str] | None, typer.Option("--set", metavar="ADDRESS=VALUE", help="Change the spec.")] = None,
+    assign: Assign = None,
     name: Annotated[str, typer.Option(help="The run folder's name.", show_default="the spec's")] = "",
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
-    plugin: Annotated[list[Path] | None, typer.Option(help="A Python file of components; may be repeated.")] = None,
+    plugin: Plugins = None,
     sink: Annotated[list[str] | None, typer.Option(help="Tell the records elsewhere too, as in `signa train`.")] = None,
 ) -> None:
     """Train over Flower: clients send their signs in one letter a round; equal, bit for bit, to `signa train`."""
@@ -50,7 +52,6 @@ def federated(
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `signa train` does, before torch is loaded
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # nothing leaves this machine; Flower reads it when it is loaded
 
-    from ..cli import _assignment, _stem
     from ..flower.records import flwr
     from ..lab import terminal
     from ..lab.runner import resolve
@@ -59,11 +60,11 @@ def federated(
     started = time.monotonic()
     flwr("")
     flags = {"workers": clients, "steps": steps, "seed": seed}
-    changes = dict(_assignment(text) for text in assign or [])
+    changes = dict(assignment(text) for text in assign or [])
     changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
     loaded, _ = resolve(load_experiment(spec, plugins=plugin or [], changes=changes))
     how: dict[str, Any] = {
-        "name": name or f"{_stem(spec)}-federated", "out": out, "keep": keep, "plugins": plugin or [],
+        "name": name or f"{stem(spec)}-federated", "out": out, "keep": keep, "plugins": plugin or [],
         "sinks": sink or [], "report": terminal.reporter(True), "command": ["signa", *sys.argv[1:]],
     }  # fmt: skip
     before = signal.signal(signal.SIGTERM, _stop)

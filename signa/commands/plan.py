@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from .describe import AsJson, Plugins
-
-if TYPE_CHECKING:
-    from ..routing import Named
-    from ..spec import Spec
-
-_LR = 0.02  # of a sentence's group; no time depends on it
+from .common import A_SPEC, AsJson, Plugins, model_of, print_json, spec_of
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A preset's name, a spec file, or a sentence.")],
+    spec: Annotated[str, typer.Argument(help="A preset's name, a spec file, or a sentence.", **A_SPEC)],
     model: Annotated[
         str, typer.Option(help="gpt2, llama7b, resnet50, ...; 512x512*31; a file of shapes; or MODULE:FUNCTION.")
     ],
@@ -60,7 +53,6 @@ def plan(
     from ..planner.sweep import read_sweep, run
     from ..planner.text import planned, setting, swept
     from ..planner.units import rate, seconds
-    from ..plugin import load_plugins
 
     if nodes and workers % nodes:
         raise typer.BadParameter(f"{nodes} does not divide {workers} workers", param_hint="--nodes")
@@ -72,8 +64,7 @@ def plan(
     ranges = read_sweep(sweep) if sweep else None
     passes = seconds(compute, "--compute") if compute else 0.0
     changes = dict(map(_rate, rates or []))
-    load_plugins(plugin or [])
-    chosen, named = _spec(spec, plugin or []), _model(model)
+    chosen, (named, _) = spec_of(spec, plugin or []), model_of(model)
     known = Machine.load(machine, together) if machine and machine.exists() else Machine(together=together)
     found = measured(chosen, named, known=known, bucket_mb=bucket_mb)
     if machine:
@@ -84,7 +75,10 @@ def plan(
     else:
         data, text = planned(planner, workers, wire, inside)
     said = f"{spec}, {model}: {setting(planner, workers, wire, inside)}"
-    typer.echo(json.dumps({"setting": said, **data}, indent=2) if as_json else f"{said}\n\n{text}")
+    if as_json:
+        print_json({"setting": said, **data})
+    else:
+        typer.echo(f"{said}\n\n{text}")
 
 
 def _backend(text: str) -> Literal["gloo", "nccl"]:
@@ -92,22 +86,6 @@ def _backend(text: str) -> Literal["gloo", "nccl"]:
     if text not in found:
         raise typer.BadParameter(f"'{text}' is none of gloo, nccl", param_hint="--backend")
     return found[text]
-
-
-def _spec(text: str, plugins: list[Path]) -> Spec:
-    """A spec file, a preset's name, or a sentence for the model's matrices."""
-    from ..spec import Spec, for_preset
-    from .certify import _method
-
-    return for_preset(_method(text, "", plugins), _LR) if "|" in text else Spec.load(text, plugins=plugins)
-
-
-def _model(text: str) -> list[Named]:
-    """A model by name, its shapes, or the module that the caller's own function returns."""
-    from ..planner import of_module, of_text
-    from .describe import _build
-
-    return of_module(_build(text)) if ":" in text else of_text(text)
 
 
 def _rate(text: str) -> tuple[str, float]:

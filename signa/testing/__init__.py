@@ -1,11 +1,12 @@
 """The laws that every component obeys, as functions: for the tests here, and for the author of a component.
 
-``check_component(MyLMO())`` in a test of your own is all it takes; the names of the laws are ``laws(MyLMO())``.
+``check_component(MyLMO)`` in a test of your own is all it takes; the names of the laws are ``laws(MyLMO())``, and
+``TRIALS`` are what is tried besides, once, inside an optimizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -16,6 +17,7 @@ from ..lmo import LMO, Frobenius, Spectral
 from ..rule import Rule
 from ..scaling import Scaling
 from ..stage import Stage
+from .inside import TRIALS
 from .memory_laws import (
     _feedback_batch,
     _feedback_borrows,
@@ -70,44 +72,59 @@ from .wire_laws import (
     _compressor_travels,
 )
 
-__all__ = ["BANDS", "SHAPES", "check_component", "context", "laws", "sample", "threads"]
+__all__ = ["BANDS", "SHAPES", "TRIALS", "check_component", "context", "laws", "sample", "threads"]
 
 
 def check_component(
-    rule: Rule,
+    component: Rule | type[Rule],
     *,
     shapes: Iterable[Sequence[int]] = SHAPES,
     seeds: Iterable[int] = (0,),
     dtypes: Iterable[torch.dtype] = (torch.float32, torch.float64),
     only: Iterable[str] = (),
 ) -> None:
-    """Put a component to every law of its sort (or those named in ``only``), on Gaussian matrices of some shapes.
+    """Put a component, or its class, to every law and trial of its sort (or those named in ``only``).
+
+    A law is a statement about one matrix: it is put to Gaussian matrices of some shapes, dtypes and seeds. A trial is
+    made once, with the component inside an optimizer: the ``golden step`` compares three steps of several workers with
+    the sentence taken literally, matrix by matrix, and ``two ranks`` with two processes that talk over gloo; both
+    compare bits. The second takes some seconds, and needs the class at the top of a file, where processes find it.
 
     An LMO may declare two class variables: ``band = (low, high)``, between which ``<g, d> / dual(g)`` and ``||d||`` lie
     (else both are 1), and ``rounds = True`` where LAPACK decides its last bits, which then need not be odd, nor the
     same under any number of threads.
 
     Raises:
-        AssertionError: with the component, the law, the shape, the dtype and the seed, and what went wrong.
+        AssertionError: with the component, the law or trial, the matrix (shape, dtype and seed), and what went wrong.
 
     >>> from signa.compressors import Sign
-    >>> check_component(Sign()), list(laws(Sign()))[:3]
-    (None, ['borrows', 'same alone and stacked', 'same on two threads'])
+    >>> check_component(Sign, only=["borrows", "golden step"]), list(laws(Sign()))[:3], list(TRIALS)
+    (None, ['borrows', 'same alone and stacked', 'same on two threads'], ['golden step', 'two ranks'])
     """
-    chosen = {name: law for name, law in laws(rule).items() if not only or name in only}
-    if missing := set(only) - set(chosen):
-        raise ValueError(f"{rule.kind} has no law {sorted(missing)}; its laws are {list(laws(rule))}")
+    rule = component() if isinstance(component, type) else component
+    chosen, known = set(only), {**laws(rule), **TRIALS}
+    if missing := chosen - set(known):
+        raise ValueError(f"{rule.kind} has no law {sorted(missing)}; its laws are {list(known)}")
+    every = {name: law for name, law in laws(rule).items() if not chosen or name in chosen}
     seeds, dtypes = list(seeds), list(dtypes)
     for m, n in shapes:
         for dtype in dtypes:
             for seed in seeds:
-                for name, law in chosen.items():
-                    try:
-                        law(rule, sample(m, n, seed=seed, dtype=dtype))
-                    except Exception as error:
-                        where = f"a {m}x{n} matrix of {str(dtype).removeprefix('torch.')}, seed {seed}"
-                        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-                        raise AssertionError(f"{rule} breaks the law '{name}' on {where}: {what}") from error
+                for name, law in every.items():
+                    where = f"a {m}x{n} matrix of {str(dtype).removeprefix('torch.')}, seed {seed}"
+                    x = sample(m, n, seed=seed, dtype=dtype)
+                    _hold(rule, f"breaks the law '{name}' on {where}", lambda law=law, x=x: law(rule, x))  # type: ignore[misc]
+    for name, trial in TRIALS.items():
+        if not chosen or name in chosen:
+            _hold(rule, f"fails the trial '{name}'", lambda trial=trial: trial(rule))  # type: ignore[misc]
+
+
+def _hold(rule: Rule, what: str, act: Callable[[], None]) -> None:
+    try:
+        act()
+    except Exception as error:
+        said = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        raise AssertionError(f"{rule} {what}: {said}") from error
 
 
 def laws(rule: Rule) -> dict[str, Law]:

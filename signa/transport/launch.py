@@ -32,6 +32,13 @@ def launched() -> Launched | None:
     return Launched(rank, size, rank if local_rank is None else local_rank, local_size or size)
 
 
+def backends() -> dict[str, bool]:
+    """torch.distributed's backends, and whether this torch was built with them."""
+    if not dist.is_available():
+        return {"gloo": False, "nccl": False, "mpi": False}
+    return {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available(), "mpi": dist.is_mpi_available()}
+
+
 def join(backend: str, timeout: float) -> bool:
     """Initialise the default process group from torchrun's environment; False where somebody has done so already.
 
@@ -83,4 +90,4 @@ def store_of(group: Any) -> Any:
             raise ValueError("torch does not know this process group's store: pass Group(group, store=...)") from error
 
 
-__all__ = ["Launched", "join", "launched", "leave", "process_group_of", "store_of"]
+__all__ = ["Launched", "backends", "join", "launched", "leave", "process_group_of", "store_of"]

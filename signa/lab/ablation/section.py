@@ -19,7 +19,9 @@ from ..settings import load_experiment, read_settings
 from .optuna_sampler import Optuna
 from .vary import Axis, Grid, Sampler, axes_of, samplers
 
-__all__ = ["Ablation", "Interval", "Optuna", "Tune", "load_ablation", "seconds_of", "seeds_of"]
+__all__ = [
+    "Ablation", "Interval", "Optuna", "Referring", "Tune", "Written", "load_ablation", "seconds_of", "seeds_of",
+]  # fmt: skip
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -135,13 +137,13 @@ class Ablation(Frozen):
         return axes_of(self.vary)
 
 
-class _Written(Spec):
+class Written(Spec):
     """A spec with the section beside its groups."""
 
     ablate: Ablation = Ablation()
 
 
-class _Referring(Frozen):
+class Referring(Frozen):
     """The section with the spec by its path, which counts from this file, and changes of it."""
 
     spec: str
@@ -164,10 +166,10 @@ def load_ablation(
     load_plugins(plugins)
     data, places, problems = read(path)
     if isinstance(data, Mapping) and "spec" in data:
-        found = validated(_Referring, data, places, problems)
+        found = validated(Referring, data, places, problems)
         base = path.parent / found.spec if Path(found.spec).suffix else found.spec
         return load_experiment(base, plugins=plugins, changes={**found.set, **changes}), found.ablate
-    written = cast(_Written, _Written.load(path, plugins=plugins))
+    written = cast(Written, Written.load(path, plugins=plugins))
     settings = read_settings(written.train, places)
     spec = Spec.load({k: v for k, v in plain(written, resolved=False).items() if k != "ablate"}, plugins=plugins)
     spec = spec.replace({"train": plain(settings), **changes})

@@ -36,6 +36,7 @@ BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
 #: The archive on https://www.cs.toronto.edu/~kriz/cifar.html and the md5 given there.
 URL, MD5 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
 FORMS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}
+MOSAIC = "cifar10/train_1.webp"
 ARCHIVES = {"cifar-10-binary.tar.gz": "cifar-10-batches-bin", "cifar-10-python.tar.gz": "cifar-10-batches-py"}
 
 
@@ -50,7 +51,7 @@ def read_cifar10() -> Dataset:
         SpecError: it is nowhere and cannot be downloaded, or its pixels are not CIFAR-10's.
     """
     official = find(*_inside(FORMS), *_inside(ARCHIVES))
-    if official is None and (mosaic := find("cifar10/train_1.webp")) is not None:
+    if official is None and (mosaic := find(MOSAIC)) is not None:
         with reading(mosaic.parent):
             return _mosaics(mosaic.parent)
     also = ["cifar10/cifar-10-python.tar.gz", "cifar10/train_1.webp and the other mosaics"]
@@ -111,6 +112,11 @@ def read_jpegs(path: Path) -> Images:
                 pixels.append(_picture(io.BytesIO(file.read())))
                 labels.append(CLASSES.index(Path(member.name).parent.name))
     return Images.of(np.stack(pixels).transpose(0, 3, 1, 2), np.array(labels))
+
+
+def places() -> list[str]:
+    """Where the images may lie, in one form or another."""
+    return [*_inside(FORMS), *_inside(ARCHIVES), MOSAIC]
 
 
 def _inside(names: Sequence[str] | dict[str, str]) -> list[str]:

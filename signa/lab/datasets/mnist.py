@@ -15,6 +15,8 @@ from .images import Dataset, Images
 __all__ = ["parse_idx", "read_fashion_mnist", "read_mnist"]
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MNIST_FOLDERS = ("mnist/MNIST/raw", "mnist/raw", "mnist", "MNIST/raw")
+FASHION_FOLDERS = ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw")
 #: md5 of the four unpacked files. The gzip files differ between mirrors, their content does not.
 MNIST_MD5 = (
     "6bbc9ace898e44ae57da46a324031adb",
@@ -62,8 +64,7 @@ def read_mnist() -> Dataset:
     Raises:
         SpecError: it is nowhere and cannot be downloaded, or a file is another one.
     """
-    folders = ("mnist/MNIST/raw", "mnist/raw", "mnist", "MNIST/raw")
-    parts = [_part(n, md5, folders, MNIST_MIRRORS) for n, md5 in zip(FILES, MNIST_MD5, strict=True)]
+    parts = [_part(n, md5, MNIST_FOLDERS, MNIST_MIRRORS) for n, md5 in zip(FILES, MNIST_MD5, strict=True)]
     return _dataset(parts, mean=0.1307, std=0.3081)
 
 
@@ -74,14 +75,17 @@ def read_fashion_mnist() -> Dataset:
     Raises:
         SpecError: as `read_mnist`.
     """
-    folders = ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw")
-    parts = [_part(n, md5, folders, FASHION_MIRRORS) for n, md5 in zip(FILES, FASHION_MD5, strict=True)]
+    parts = [_part(n, md5, FASHION_FOLDERS, FASHION_MIRRORS) for n, md5 in zip(FILES, FASHION_MD5, strict=True)]
     return _dataset(parts, mean=0.2860, std=0.3530)
 
 
+def places(folders: tuple[str, ...], name: str = FILES[0]) -> list[str]:
+    """Where one of the four files may lie."""
+    return [f"{folder}/{name}{gz}" for folder in folders for gz in ("", ".gz")]
+
+
 def _part(name: str, md5: str, folders: tuple[str, ...], mirrors: tuple[str, ...]) -> np.ndarray:
-    places = [f"{folder}/{name}{gz}" for folder in folders for gz in ("", ".gz")]
-    path = find(*places)
+    path = find(*places(folders, name))
     if path is None:
         urls, also = [f"{url}{name}.gz" for url in mirrors], [f"{folder}/{name}.gz" for folder in folders[1:]]
         path = fetch(f"{folders[0]}/{name}.gz", urls, md5, of=unpacked, also=also)

@@ -1,0 +1,142 @@
+"""`signa init` and `signa new`: files to begin with, which work as they are."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .common import A_SPEC, Plugins
+
+if TYPE_CHECKING:
+    from ..rule import Registry
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(init)
+    app.command()(new)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where the files go; made where it is not there.")] = Path(),
+    method: Annotated[
+        str, typer.Option(help="Of the matrices: a preset's name, or a sentence.", **{**A_SPEC, "show_default": True})
+    ] = "signmuon",
+    workers: Annotated[int, typer.Option(min=1, help="How many vote.")] = 5,
+    plugin: Plugins = None,
+) -> None:
+    """Begin a project: a spec, its schema for the editor, and a training script of twenty lines.
+
+    The spec is one for `signa train`, and the script uses it for a model of your own; change both.
+    """
+    import json
+
+    from ..lab.json_schema import document
+    from ..presets.registry import presets
+    from ..rule import plain
+    from ..spec import dump_yaml
+    from ..written import is_sentence
+    from .common import method_of
+
+    chosen = method_of(method, plugins=plugin or [])
+    if is_sentence(method):
+        rate, parts = 0.02, dump_yaml(plain(chosen, resolved=False)).rstrip().replace("\n", "\n    ")
+    else:
+        name = presets.canonical(method)
+        rate, parts = presets.get(name).lr, f"method: {name}"
+    words = {"method": parts, "lr": repr(rate), "workers": str(workers), "sentence": str(chosen)}
+    _write(
+        folder,
+        {
+            "spec.yaml": _filled("spec.yaml", words),
+            "signa.schema.json": json.dumps(document(), indent=2) + "\n",
+            "train.py": _filled("train.py", words),
+        },
+    )
+    at = "" if folder == Path() else f"{folder}/"
+    typer.echo(
+        f"next:\n  signa check {at}spec.yaml\n  signa train {at}spec.yaml      # a small GPT on Shakespeare\n"
+        f"  python {at}train.py            # the same optimizer in a loop of your own"
+    )
+
+
+def new(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="lmo, compressor, aggregator or stage.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What specs will call it: hadamard, top_rows.")],
+    out: Annotated[Path, typer.Option(help="The folder for its three files.")] = Path(),
+) -> None:
+    """Begin a component of your own: NAME.py, test_NAME.py with every law, and a page; all work as they are."""
+    taken = _registry(kind).names()
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise typer.BadParameter(f"'{name}' is no name for specs: write it in small letters, digits and _")
+    if name in taken:
+        raise typer.BadParameter(f"there is a {kind} '{name}' already: see signa show {name}")
+    if name in sys.stdlib_module_names or name in ("torch", "signa", "numpy", "pytest"):
+        raise typer.BadParameter(f"{name}.py would hide the module '{name}': choose another name")
+    words = {"name": name, "Class": "".join(part.capitalize() for part in name.split("_")), "kind": kind}
+    texts = {
+        f"{name}.py": _filled(f"{kind}.py", words),
+        f"test_{name}.py": _filled(f"test_{kind}.py", words),
+        f"{name}.md": _filled(f"{kind}.md", words),
+    }
+    _write(out, texts)
+    at = "" if out == Path() else f"{out}/"
+    typer.echo(f"next:\n  signa check --plugin {at}{name}.py\n  python -m pytest {at}test_{name}.py")
+
+
+def _registry(kind: str) -> Registry[Any]:
+    """The registry of a kind that has a template.
+
+    Raises:
+        SpecError: there is none.
+    """
+    from ..aggregators import aggregators
+    from ..compressors import compressors
+    from ..lab.refusal import refusal
+    from ..rule import closest
+    from ..stage import stages
+
+    # An LMO is a stage, and shares its names.
+    found: dict[str, Registry[Any]] = {"lmo": stages, "compressor": compressors, "aggregator": aggregators}
+    found |= {"stage": stages}
+    if kind not in found:
+        raise refusal(f"there is no template for a '{kind}'", instead=closest(kind, list(found)))
+    return found[kind]
+
+
+def _filled(template: str, words: dict[str, str]) -> str:
+    return Template((_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")).substitute(words)
+
+
+def _write(folder: Path, texts: dict[str, str]) -> None:
+    """Every file, or none where one is there already.
+
+    Raises:
+        SpecError: naming what is in the way.
+    """
+    from ..lab.refusal import refusal
+
+    there = [name for name in texts if (folder / name).exists()]
+    if there:
+        raise refusal(
+            f"{', '.join(str(folder / name) for name in there)} would be written over",
+            because="nothing of yours is replaced",
+            instead="name another folder, or move the file away",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            typer.echo(f"wrote {folder / name}")
+    except OSError as error:
+        raise refusal(
+            f"{folder} cannot be written", because=str(error.strerror), instead="name another folder"
+        ) from None

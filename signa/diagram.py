@@ -1,0 +1,155 @@
+"""The path of a method as a picture: an SVG that is drawn from the trace, and from nothing else.
+
+A worker, the server and a replica are boxes with their stages; between them is the wire, with what travels, the Signal
+that it is, and what it costs. The text is the same wherever it is drawn, so a picture can be kept beside a page and
+compared with what the code says now. Colours follow the reader's: light, or dark where the page or the system asks.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from .rule import Rule
+from .sentence import Hop, Method
+from .signal import Signal
+
+__all__ = ["diagram"]
+
+_BOX, _WIRE, _EDGE = 228, 190, 16  # widths of a box and of a gap between two, and the margin, in pixels
+_HEAD, _GAP, _LINE = 34, 14, 16  # heights of a box's title, between two stages, and of a line of text
+_LOW = 136  # the least height of a box, so that what is said of a wire stands beside it
+_LETTERS = 29  # of the small monospaced font that fit into a box
+_STYLE = """
+  .ground { fill: none } .box { fill: #f6f8fa; stroke: #8c959f } .copy { fill: #eaeef2; stroke: #afb8c1 }
+  .wire { stroke: #0969da; stroke-width: 2; fill: none } .tip { fill: #0969da }
+  text { font: 13px system-ui, sans-serif; fill: #1f2328 } .name { font-weight: 600 }
+  .mono { font: 12px ui-monospace, monospace } .soft { fill: #59636e } .bits { font-weight: 600; fill: #0969da }
+  .mid { text-anchor: middle }
+  @media (prefers-color-scheme: dark) {
+    .box { fill: #151b23; stroke: #656c76 } .copy { fill: #212830; stroke: #3d444d }
+    .wire { stroke: #4493f8 } .tip { fill: #4493f8 } text { fill: #f0f6fc } .soft { fill: #9198a1 }
+    .bits { fill: #4493f8 }
+  }
+"""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A stage in a box: its name, its fields, and the Signal that it puts out."""
+
+    name: str
+    small: tuple[str, ...]
+
+    @property
+    def height(self) -> int:
+        return _LINE * (1 + len(self.small)) + _GAP
+
+
+def diagram(methods: Sequence[tuple[str, Method]], shape: tuple[int, int] = (768, 768)) -> str:
+    """The SVG of some methods, one below the other, each with its name; bits are those of an m x n matrix.
+
+    >>> from signa.presets import presets
+    >>> picture = diagram([("signmuon", presets.get("signmuon").method)])
+    >>> picture[:4], "1 bit per entry" in picture, "majority_vote" in picture
+    ('<svg', True, True)
+    """
+    parts, top = [], _EDGE
+    for name, method in methods:
+        drawn, height = _path(name, method, shape, top)
+        parts += drawn
+        top += height + 2 * _EDGE
+    width, height = 3 * _BOX + 2 * _WIRE + 2 * _EDGE + 8, top - _EDGE
+    said = "; ".join(f"{name}: {method}" for name, method in methods)
+    names = ", ".join(name for name, _ in methods)
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+            f'height="{height}" role="img">',
+            f"<title>The path of {escape(names)}</title>",
+            f"<desc>{escape(said)}</desc>",
+            f"<style>{_STYLE}</style>",
+            *parts,
+            "</svg>",
+            "",
+        ]
+    )
+
+
+def _path(name: str, method: Method, shape: tuple[int, int], top: int) -> tuple[list[str], int]:
+    """One method from its gradient to its model, and how high it is."""
+    hops = {hop.address: hop for hop in method.trace()}
+    worker = [_Row("gradient", _signal(hops["gradient"].signal)), *_stages(method, "worker", hops)]
+    server = [_row(method.aggregate, hops["aggregate"]), *_stages(method, "server", hops)]
+    replica = _stages(method, "replica", hops) or [_Row("the model, as it came", _signal(hops["down"].signal))]
+    boxes = [("every worker", worker), ("server", server), ("every replica", replica)]
+    tall = max(_LOW, *(_HEAD + sum(row.height for row in rows) for _, rows in boxes))
+    out, top = [_text(_EDGE, top + _LINE - 2, name, "name")], top + _LINE + 10
+    for index, (title, rows) in enumerate(boxes):
+        x = _EDGE + index * (_BOX + _WIRE)
+        out += _box(x, top, tall, title, rows, several=index != 1)
+    for index, part in enumerate(("up", "down")):
+        x = _EDGE + _BOX + index * (_BOX + _WIRE)
+        start = x + (8 if index == 0 else 0)  # behind the worker's copies
+        out += _wire(start, x + _WIRE, top + tall // 2, method, part, shape)
+    return out, _LINE + 10 + tall + 8
+
+
+def _stages(method: Method, part: str, hops: dict[str, Hop]) -> list[_Row]:
+    return [_row(stage, hops[address]) for address, stage in method.stages(part)]
+
+
+def _row(rule: Rule, hop: Hop) -> _Row:
+    fields = str(rule).removeprefix(rule.kind).strip("()")
+    return _Row(rule.kind, (*textwrap.wrap(fields, _LETTERS), *_signal(hop.signal)))
+
+
+def _signal(signal: Signal) -> tuple[str, ...]:
+    """A Signal in one line or two."""
+    norm = f"norm {signal.norm}" if signal.norm else ""
+    line = f"{signal.role}, {signal.alphabet}"
+    return (line, norm) if norm else (line,)
+
+
+def _box(x: int, top: int, height: int, title: str, rows: list[_Row], *, several: bool) -> list[str]:
+    out = []
+    for shift in (8, 4) if several else ():
+        out.append(_rectangle(x + shift, top + shift, height, "copy"))
+    out += [_rectangle(x, top, height, "box"), _text(x + 12, top + 21, title, "soft")]
+    y = top + _HEAD + _LINE
+    for row in rows:
+        out.append(_text(x + 12, y, row.name, "name"))
+        for number, line in enumerate(row.small, 1):
+            out.append(_text(x + 12, y + number * _LINE, line, "mono soft"))
+        y += row.height
+    return out
+
+
+def _wire(start: int, end: int, y: int, method: Method, part: str, shape: tuple[int, int]) -> list[str]:
+    """An arrow, above it the channel and its bits, below it the Signal that travels."""
+    channel = method.up if part == "up" else method.down
+    bits = method.bits_at(part, *shape)
+    number = f"{bits:.4g}"
+    cost = f"{number} bit{'' if number == '1' else 's'} per entry"
+    middle = (start + end) // 2
+    above = [(part, "soft"), *((line, "mono") for line in textwrap.wrap(str(channel), _LETTERS - 6)), (cost, "bits")]
+    out = [
+        _text(middle, y - 10 - (len(above) - 1 - number) * _LINE, line, f"{style} mid")
+        for number, (line, style) in enumerate(above)
+    ]
+    out += [
+        f'<path class="wire" d="M{start + 6} {y}H{end - 12}"/>',
+        f'<path class="tip" d="M{end - 14} {y - 5}L{end - 4} {y}L{end - 14} {y + 5}Z"/>',
+    ]
+    below = _signal(channel.message(method.before(part)))
+    return [*out, *(_text(middle, y + 20 + n * _LINE, line, "mono soft mid") for n, line in enumerate(below))]
+
+
+def _rectangle(x: int, y: int, height: int, style: str) -> str:
+    return f'<rect class="{style}" x="{x}" y="{y}" width="{_BOX}" height="{height}" rx="8"/>'
+
+
+def _text(x: int, y: int, said: str, style: str) -> str:
+    return f'<text class="{style}" x="{x}" y="{y}">{escape(said)}</text>'
