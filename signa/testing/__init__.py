@@ -101,7 +101,8 @@ def check_component(
     >>> check_component(Sign, only=["borrows", "golden step"]), list(laws(Sign()))[:3], list(TRIALS)
     (None, ['borrows', 'same alone and stacked', 'same on two threads'], ['golden step', 'two ranks'])
     """
-    rule = component() if isinstance(component, type) else component
+    made: Callable[[], Rule] = component if isinstance(component, type) else lambda: component
+    rule = made()
     chosen, known = set(only), {**laws(rule), **TRIALS}
     if missing := chosen - set(known):
         raise ValueError(f"{rule.kind} has no law {sorted(missing)}; its laws are {list(known)}")

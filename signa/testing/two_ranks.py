@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -57,7 +58,7 @@ def run(rule: Rule) -> list[list[dict[str, str]]]:
         return [json.loads(out.read().splitlines()[-1]) for out, _ in said]
 
 
-def _run(ranks: list[subprocess.Popen[str]], said: list[list[IO[str]]]) -> None:
+def _run(ranks: list[subprocess.Popen[str]], said: Sequence[Sequence[IO[str]]]) -> None:
     """Wait until both have ended well; as soon as one has not, the other is ended too."""
     end = time.monotonic() + _SECONDS
     try:
