@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -20,6 +24,7 @@ from signa.stages import Momentum
 from signa.testing import TRIALS, check_component, laws
 from tests.cli.terminal import Terminal
 
+ROOT = Path(__file__).parents[2]
 MATRIX = r"on a \d+x\d+ matrix of float(32|64), seed 0"
 
 
@@ -88,7 +93,7 @@ class Elsewhere(Momentum):
 @pytest.mark.parametrize(
     ("component", "law"),
     [
-        (Short, "dual|optimal"),
+        (Short, "is what its signal says"),
         (Writes, "borrows"),
         (Promises, "contraction"),
         (First, "anonymous"),
@@ -109,7 +114,7 @@ def test_a_golden_step_sees_what_no_law_does() -> None:
 
 def test_two_processes_see_what_one_does_not() -> None:
     check_component(Elsewhere, only=["borrows", "golden step"])
-    said = r"fails the trial 'two ranks': .*the 9x21 matrix 'wide' behind step 1 of 'elsewhere"
+    said = r"fails the trial 'two ranks': .*the 9x21 matrix 'wide' behind step 1 of 'momentum elsewhere"
     with pytest.raises(AssertionError, match=said):
         check_component(Elsewhere, only=["two ranks"])
 
@@ -120,6 +125,14 @@ def test_a_class_that_no_process_finds() -> None:
 
     with pytest.raises(AssertionError, match="put the class at the top of a file"):
         check_component(Here, only=["two ranks"])
+
+
+@pytest.mark.slow
+def test_a_sound_plugin_passes(run: Terminal) -> None:
+    shutil.copy(ROOT / "examples" / "own_lmo.py", "own_lmo.py")
+    words = [sys.executable, "-m", "signa", "check", "--plugin", "own_lmo.py"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "hadamard (lmos): keeps the 12 laws of its sort, and passes golden step and two ranks\n"
 
 
 @pytest.mark.slow
