@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict, 
 import typer
 
 from . import commands
-from .commands.common import assignment, leads, ranks, stem
+from .commands.common import A_SPEC, AsJson, assignment, leads, print_json, ranks, stem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .lab.report import Reporter
+    from .lab.report import Reporter, Result
     from .lab.sinks import SinkConfig
 
 __all__ = ["app", "main", "train"]
@@ -43,7 +43,10 @@ commands.register(app)
 
 @app.command()
 def train(
-    spec: Annotated[str, typer.Argument(help="A spec file or a preset's name.", show_default="tiny-shakespeare")] = "",
+    spec: Annotated[
+        str,
+        typer.Argument(help="A spec file or a preset's name.", **{**A_SPEC, "show_default": "tiny-shakespeare"}),
+    ] = "",
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="ADDRESS=VALUE", help="Override one entry: groups.1.lr=0.05.")
     ] = None,
@@ -67,6 +70,7 @@ def train(
     on_world_change: Annotated[
         str, typer.Option(help="With --resume and another number of workers: error, mean, reset or remap their state.")
     ] = "error",
+    as_json: AsJson = False,
 ) -> None:
     """Train a model: without arguments a character GPT by SignMuon, with five workers voting.
 
@@ -89,27 +93,30 @@ def train(
     # 0.25 s (0.5 s if threads sleep at once), and 0.6 s beside two other busy processes (5 s at the usual spin count).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+    from .lab import compare as lab_compare
     from .lab import runner, terminal
     from .lab.sinks import chosen
 
     started = time.monotonic()
     common: Common = {
-        "plugins": tuple(plugin or ()), "sinks": chosen(sink or ()), "report": terminal.reporter(leads()),
-        "command": ["signa", *sys.argv[1:]],
+        "plugins": tuple(plugin or ()), "sinks": chosen(sink or ()), "command": ["signa", *sys.argv[1:]],
+        "report": terminal.reporter(leads() and not as_json),
     }  # fmt: skip
     if resume is not None:
         result = runner.resume(
             resume, workers=workers, device=device, on_world_change=cast(WorldChange, on_world_change), **common
         )  # fmt: skip
-        folder, text = result.folder, terminal.closing(result)
+        folder, results = result.folder, [result]
     else:
         changes = dict(assignment(text) for text in assign or [])
         changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
-        folder, text = _trained(
+        folder, results = _trained(
             spec or _default_experiment(device), changes, compare, name, out or Path("runs"), common
         )
-    if leads():
-        print(text)
+    if leads() and as_json:
+        print_json({"folder": str(folder), "runs": [result.summary() for result in results]})
+    elif leads():
+        print("\n" + lab_compare.table(results) if compare else terminal.closing(results[0]))
         print(f"\n{folder} holds the spec, the metrics and the plot; {time.monotonic() - started:.0f} s in all")
 
 
@@ -124,10 +131,10 @@ class Common(TypedDict):
 
 def _trained(
     source: str | Path, changes: dict[str, Any], compare: str, name: str, out: Path, common: Common
-) -> tuple[Path, str]:
-    """A new run, or several: the folder, and what is said in the end."""
+) -> tuple[Path, list[Result]]:
+    """A new run, or several, and their folder."""
     from .lab import compare as lab_compare
-    from .lab import runner, terminal
+    from .lab import runner
     from .lab.settings import load_experiment, read_settings
 
     loaded = load_experiment(source, plugins=common["plugins"], changes=changes)
@@ -138,11 +145,10 @@ def _trained(
     name = name or stem(str(source)) + ("-compare" if compare else "")
     if not compare:
         result = runner.train(loaded, name=name, out=out, **common)
-        return result.folder, terminal.closing(result)
+        return result.folder, [result]
     methods = [word.strip() for word in compare.split(",") if word.strip()]
     lab_compare.refuse_changes(loaded, changes)
-    folder, results = lab_compare.compare(loaded, methods, name=name, out=out, **common)
-    return folder, "\n" + lab_compare.table(results)
+    return lab_compare.compare(loaded, methods, name=name, out=out, **common)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import A_SPEC, Plugins, assignment, leads, stem
+from .common import A_SPEC, AsJson, Plugins, assignment, leads, print_json, stem
 
 if TYPE_CHECKING:
     from ..lab.ablation import Ablation
@@ -96,16 +96,21 @@ def ablate(
 def report(
     folder: Annotated[Path, typer.Argument(help="An ablation's folder, any folder of runs, or a study.json.")],
     against: Against = "",
+    as_json: AsJson = False,
 ) -> None:
     """Write the tables, the figures and the page of a folder of runs again, from the runs alone."""
-    _report(folder, against)
+    _report(folder, against, as_json=as_json)
 
 
-def _report(folder: Path, against: str) -> None:
+def _report(folder: Path, against: str, *, as_json: bool = False) -> None:
     from ..lab.ablation import read_archive, read_study
     from ..lab.ablation.report import write_report
 
     written = write_report((read_archive if folder.is_file() else read_study)(folder, against=against))
+    if as_json:
+        rows = [dict(zip(written.table.head, row)) for row in written.table.body]
+        print_json({"page": str(written.page), "rows": rows, "notes": list(written.notes)})
+        return
     _print(written.table)
     for note in written.notes:
         typer.echo(note)

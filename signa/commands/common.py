@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson", "Assign", "Plugins", "assignment", "build_module", "experiment_of", "laboratory", "leads", "method_of",
-    "model_of", "print_json", "ranks", "size_of", "spec_of", "stem",
+    "model_of", "print_json", "ranks", "size_of", "spec_of", "stem", "styled",
 ]  # fmt: skip
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -57,6 +57,11 @@ def leads() -> bool:
 def print_json(data: Any) -> None:
     """JSON with two spaces, as every ``--json`` prints it."""
     typer.echo(json.dumps(data, indent=2))
+
+
+def styled(text: str, **how: Any) -> str:
+    """Coloured text, which `typer.echo` makes plain where there is no terminal; plain at once if NO_COLOR is set."""
+    return text if os.environ.get("NO_COLOR") else typer.style(text, **how)
 
 
 def assignment(text: str) -> tuple[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import A_SPEC, AsJson, Plugins, experiment_of, method_of, print_json, size_of
+from .common import A_SPEC, AsJson, Plugins, experiment_of, method_of, print_json, size_of, styled
 
 if TYPE_CHECKING:
     from ..sentence import Method
@@ -42,7 +42,7 @@ def diff(
         typer.echo(f"{a} and {b} are the same")
     else:
         for address, old, new in changes:
-            typer.echo(f"{address}: {typer.style(_said(old), fg='red')} -> {typer.style(_said(new), fg='green')}")
+            typer.echo(f"{address}: {styled(_said(old), fg='red')} -> {styled(_said(new), fg='green')}")
         typer.echo("\n" if comes_to else "", nl=False)
         for line in comes_to:
             typer.echo(f"{line['group']}: {line['what']} {line['a']:.4g} -> {line['b']:.4g}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import AsJson, print_json
+from .common import AsJson, print_json, styled
 
 _MARKS = {True: ("ok", "green"), None: ("-", "yellow"), False: ("BROKEN", "red")}
 
@@ -36,8 +36,8 @@ def doctor(
         width = max(len(item.name) for item in found)
         for index, item in enumerate(found):
             if index == 0 or found[index - 1].about != item.about:
-                typer.echo(("\n" if index else "") + typer.style(item.about, bold=True))
+                typer.echo(("\n" if index else "") + styled(item.about, bold=True))
             mark, colour = _MARKS[item.fine]
-            typer.echo(f"  {typer.style(mark.ljust(6), fg=colour)}  {item.name:<{width}}  {item.said}")
+            typer.echo(f"  {styled(mark.ljust(6), fg=colour)}  {item.name:<{width}}  {item.said}")
         typer.echo(f"\n{len(broken)} broken: {', '.join(item.name for item in broken)}" if broken else "\nall is well")
     raise typer.Exit(1 if broken else 0)

@@ -32,9 +32,9 @@ class Terminal:
         return said.err if code and said.err else said.out
 
 
-def snapshot(name: str, said: str) -> None:
+def snapshot(name: str, said: str, folder: Path = SNAPSHOTS) -> None:
     """``said`` is what the file says; SIGNA_UPDATE_SNAPSHOTS=1 writes it."""
-    path = SNAPSHOTS / name
+    path = folder / name
     if os.environ.get("SIGNA_UPDATE_SNAPSHOTS"):
         path.write_text(said, encoding="utf-8")
     assert path.exists(), f"there is no {path}: SIGNA_UPDATE_SNAPSHOTS=1 writes it"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,14 +18,17 @@ from xml.etree import ElementTree
 import pytest
 
 import signa
+from signa.commands.common import styled
 from signa.lab.json_schema import document
 from signa.presets import presets
 from signa.sources import read
 from signa.written import read_method
 from tests.cli.terminal import Terminal, snapshot
+from tests.lab.tiny import words
 from tests.ranks.methods import METHODS, plugged
 
 ROOT = Path(__file__).parents[2]
+DIAGRAMS = ROOT / "docs" / "diagrams"
 KINDS = ("lmo", "compressor", "aggregator", "stage")
 SENTENCE = "momentum(beta=0.9) spectral | sign | majority_vote"
 MODELS = """
@@ -88,10 +92,11 @@ def test_show_goes_through_a_model(run: Terminal) -> None:
     assert data["layers"][0]["lam"] == 0.2 and data["described"][0]["name"] == "signmuon"
 
 
-@pytest.mark.parametrize("name", ["signmuon", "ef21muonsign", "lion"])
+@pytest.mark.parametrize("name", ["signmuon", "muonusign_1bit", "ef21muonsign", "lion"])
 def test_the_picture_of_a_preset(name: str, run: Terminal) -> None:
+    """The pages show the same files."""
     said = run("show", name, "--diagram")
-    snapshot(f"{name}.svg", said)
+    snapshot(f"{name}.svg", said, DIAGRAMS)
     texts = [element.text for element in ElementTree.fromstring(said).iter("{http://www.w3.org/2000/svg}text")]
     method = presets.get(name).method
     stages = [stage.kind for part in ("worker", "server", "replica") for _, stage in method.stages(part)]
@@ -187,6 +192,13 @@ def test_diff(run: Terminal) -> None:
     assert signa.Spec.load("c.yaml", set={"groups.all.worker.momentum.beta": 0.95}).id == signa.Spec.load("a.yaml").id
 
 
+def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert styled("ok", fg="red") == "\x1b[31mok\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert styled("ok", fg="red") == "ok"
+
+
 # init, new, doctor ----------------------------------------------------------------------------------------------------
 
 
@@ -212,8 +224,8 @@ def test_new_begins_what_keeps_the_laws(run: Terminal) -> None:
         assert f"signa check --plugin parts/fresh_{kind}.py" in said
         assert "would be written over" in run("new", kind, f"fresh_{kind}", "--out", "parts", code=2)
     assert len(list(Path("parts").iterdir())) == 3 * len(KINDS)
-    for words in (["check"], ["format", "--check"]):
-        command = [sys.executable, "-m", "ruff", *words, "--config", str(ROOT / "pyproject.toml"), "."]
+    for asked in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *asked, "--config", str(ROOT / "pyproject.toml"), "."]
         done = subprocess.run(command, cwd="parts", capture_output=True, text=True, check=False)
         assert done.returncode == 0 or "No module named ruff" in done.stderr, done.stdout
     Path("parts", "pytest.ini").write_text("[pytest]\n")
@@ -251,3 +263,15 @@ def test_doctor(run: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNA_KERNELS", "none")
     broken = run("doctor", code=1)
     assert "3 broken: cpu, SIGNA_DATA, a step" in broken
+
+
+# JSON of the verbs that other tests run -------------------------------------------------------------------------------
+
+
+def test_train_and_report_print_json(run: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = json.loads(run(*words(Path("runs"), "--steps", "4", "--name", "one", "--json")))
+    (found,) = said["runs"]
+    assert said["folder"] == "runs/one" and found == json.loads(Path("runs/one/summary.json").read_text())
+    shutil.copy(ROOT / "examples" / "cifar" / "results" / "cpu.json", "study.json")
+    table = json.loads(run("report", "study.json", "--json"))
+    assert Path(table["page"]).exists() and len(table["rows"]) > 2 and all("arm" in row for row in table["rows"])

@@ -19,9 +19,9 @@ from signa.planner.sweep import draw, read_sweep, run, write_csv
 from signa.planner.verdict import GAIN, crossings, gains, verdict
 from signa.routing import Routing
 from signa.spec import Spec
+from tests.cli.conftest import run as terminal
+from tests.cli.terminal import Terminal
 from tests.planner.machines import GLOO, made_up
-from tests.specs.test_cli import Terminal
-from tests.specs.test_cli import run as terminal
 
 run_command = terminal
 SPEC = Spec.load("signmuon")
