@@ -73,7 +73,7 @@ class AveragedGradients(WireError):
 
 
 class Poisoned(WireError):
-    """A step after a fault."""
+    """A step after a fault: go on from the last committed checkpoint, in new processes."""
 
 
 class Fault(ValueError):

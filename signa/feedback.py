@@ -71,7 +71,10 @@ feedbacks: Registry[Feedback] = Registry("feedback", Feedback)
 
 @feedbacks.register
 class NoFeedback(Feedback):
-    """``encode = C, decode = identity``: what compression loses is lost."""
+    """``encode = C, decode = identity``: what compression loses is lost.
+
+    Source: a channel without memory, as in signSGD (arXiv 1802.04434).
+    """
 
     relays: ClassVar[bool] = True
 

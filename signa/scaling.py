@@ -39,6 +39,8 @@ scalings: Registry[Scaling] = Registry("scaling", Scaling)
 class UnitGain(Scaling):
     """``sqrt(m) / norm``: every layer's step has the same RMS gain; 1/sqrt(n) for signs, sqrt(max(1, m/n)) for polar.
 
+    Source: arXiv 2310.17813 (updates whose gain is the same in every layer); https://kellerjordan.github.io/posts/muon.
+
     >>> UnitGain()(Signal("direction", "sign", SQRT_MN), 64, 25)
     0.2
     """
@@ -52,7 +54,10 @@ class UnitGain(Scaling):
 
 @scalings.register
 class MuP(Scaling):
-    """``1/n`` for signs, else unit gain."""
+    """``1/n`` for signs, else unit gain.
+
+    Source: arXiv 2203.03466 (muP: an entrywise optimizer's rate falls as 1 / fan-in).
+    """
 
     kind: Literal["mup"] = "mup"
 
@@ -63,7 +68,10 @@ class MuP(Scaling):
 
 @scalings.register
 class Legacy(Scaling):
-    """1 for signs, else unit gain."""
+    """``1`` for signs, else unit gain.
+
+    Source: github intsystems/SignMuon, the rule of that name.
+    """
 
     kind: Literal["legacy"] = "legacy"
 
@@ -74,7 +82,10 @@ class Legacy(Scaling):
 
 @scalings.register
 class NoScaling(Scaling):
-    """1 for everything."""
+    """``1`` for everything.
+
+    Source: signSGD as published, arXiv 1802.04434: one rate for every layer.
+    """
 
     kind: Literal["none"] = "none"
 
@@ -89,7 +100,10 @@ class NoScaling(Scaling):
 
 @scalings.register
 class Mishra(Scaling):
-    """``1 / norm``, so every step has Frobenius norm lr; 1/sqrt(m n) for signs (analysed in arXiv 2605.16311)."""
+    """``1 / norm``, so every step has Frobenius norm lr; 1/sqrt(m n) for signs.
+
+    Source: arXiv 2605.16311 analyses it.
+    """
 
     kind: Literal["mishra"] = "mishra"
 
@@ -105,6 +119,8 @@ class Mishra(Scaling):
 @scalings.register
 class Power(Scaling):
     """``m^-beta n^-alpha`` for signs, else unit gain. alpha = 0.5 is unit_gain, 1 is mup, 0.5 and beta 0.5 is mishra.
+
+    Source: the family that holds those three (arXiv 2203.03466, arXiv 2605.16311), to be searched.
 
     >>> Power(alpha=0.5)(Signal("direction", "sign", SQRT_MN), 64, 25)
     0.2

@@ -235,7 +235,11 @@ class Spec(Frozen):
         return changed(self, changes)
 
     def dump(self, form: Literal["yaml", "json", "toml"] = "yaml", *, resolved: bool = True) -> str:
-        """The spec as text; ``resolved`` writes every default out. Reading the text back gives an equal spec."""
+        """The spec as text; ``resolved`` writes every default out. Reading the text back gives an equal spec.
+
+        Raises:
+            SpecError: for TOML, which is read and not written.
+        """
         data = plain(self, resolved=resolved)
         data = {key: value for key, value in data.items() if value not in ([], {})}
         if form == "json":

@@ -59,7 +59,11 @@ class MajorityVote(Aggregator):
         return (more if len(planes) % 2 else more | (tie & coins())), torch.full_like(more, -1)
 
     def signal(self, s: Signal) -> Signal:
-        """A direction of +-1."""
+        """A direction of +-1.
+
+        Raises:
+            Fault: the messages are no signs.
+        """
         if s.alphabet not in ("sign", "ternary"):
             raise Fault(
                 f"aggregate 'majority_vote' counts +-1 messages, but 'up' delivers a {s.alphabet} signal",
@@ -124,7 +128,11 @@ class WeightedMean(Aggregator):
     weights: tuple[Positive, ...] = ()
 
     def admit(self, workers: int) -> None:
-        """As many weights as workers, or none."""
+        """As many weights as workers, or none.
+
+        Raises:
+            Fault: another number of weights.
+        """
         if len(self.weights) not in (0, workers):
             raise Fault(
                 f"aggregate 'weighted_mean' has {len(self.weights)} weights for {workers} workers",

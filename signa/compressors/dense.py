@@ -19,7 +19,7 @@ from .base import Compressor, compressors
 class Identity(Compressor):
     """``C(x) = x``: 32 bits per entry, or what the signal's own alphabet costs (a vote is 1 bit already).
 
-    Source: the control of every compressor.
+    Shapes: (..., m, n). Source: the control of every compressor.
 
     >>> Identity().bits(Signal(), 4, 4), Identity().bits(Signal(alphabet="sign"), 4, 4)
     (32.0, 1.0)

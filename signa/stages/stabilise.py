@@ -53,8 +53,10 @@ class Clip(Stage):
 class Normalise(Stage):
     """Root mean square 1, after the neurons' running second moment if wanted.
 
-    ``rms``: ``x / rms(x)``. ``neuron`` (NorMuon): ``v_i <- beta v_i + (1 - beta) mean_j x_ij^2``, then
-    ``y_ij = x_ij / sqrt(v_i)``, then ``y / rms(y)``, so that rows (neurons) share the update evenly.
+    Args:
+        per: ``rms``: ``x / rms(x)``; ``neuron`` (NorMuon): ``v_i <- beta v_i + (1 - beta) mean_j x_ij^2``, then
+            ``y_ij = x_ij / sqrt(v_i)``, then ``y / rms(y)``, so that rows (neurons) share the update evenly.
+        beta: how much of v stays.
 
     Shapes: (..., m, n). State (neuron): v (..., m, 1), starts at 0. Norm: sqrt(m n). Law: a zero row or matrix stays 0.
     Source: arXiv 2510.05491, Algorithm 1 (NorMuon).

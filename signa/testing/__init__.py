@@ -129,7 +129,10 @@ def _hold(rule: Rule, what: str, act: Callable[[], None]) -> None:
 
 
 def laws(rule: Rule) -> dict[str, Law]:
-    """Every law of a component's sort, by name. A law raises AssertionError for ``law(rule, x)``, x (m, n)."""
+    """Every law of a component's sort, by name. A law raises AssertionError for ``law(rule, x)``, x (m, n).
+
+    Raises:
+        TypeError: the component is of no sort that has laws."""
     for sort, found in _LAWS.items():
         if isinstance(rule, sort):
             return found | (_INVARIANT if isinstance(rule, Spectral | Frobenius) else {})

@@ -30,6 +30,7 @@ p.soft, figcaption, .soft { color: var(--soft); font-size: .9rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--back); }
 th { font-weight: 600; white-space: normal; }
 table.words th, table.words td { text-align: left; white-space: normal; }
 tr.best td { font-weight: 600; } .better { color: var(--good); } .worse, .diverged { color: var(--bad); }

@@ -81,7 +81,11 @@ class Tokens(LanguageModel):
         return self
 
     def open(self, *, workers: int, batch: int, seed: int, device: torch.device) -> Task:
-        """Map the files into memory, or encode the text."""
+        """Map the files into memory, or encode the text.
+
+        Raises:
+            SpecError: there are several files, and not all of them are tokens.
+        """
         files = _files(self.data)
         if files[0].suffix == ".bin":
             corpus = _bin_corpus(files, self.encoding)
