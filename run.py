@@ -5,6 +5,9 @@
     python3 run.py test args...      pytest alone, with these arguments
     python3 run.py lint              ruff and mypy alone (what pre-commit runs)
     python3 run.py integrations      the tests against Lightning, the Hugging Face Trainer and so on; args as of test
+    python3 run.py docs              the site, into build/site/html
+    python3 run.py notebook          examples/tour.ipynb, executed in place
+    python3 run.py wheel [args...]   sdist and wheel into build/dist, and tests against the installed wheel
 
 Which Python runs it: this one, if it already meets the requirements in pyproject.toml (a conda environment, an image
 with PyTorch); otherwise that of `.venv` beside this file, which is made on first use (about 20 seconds, and PyTorch's
@@ -29,6 +32,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 (this file is started by whatever 
 
 ROOT = Path(__file__).resolve().parent
 VENV, FOREIGN = ROOT / ".venv", ROOT / ".venv-integrations"
+BUILD = ROOT / "build"  # what the last three commands make; delete it at any time
 #: What is installed into each: the project's extras, other packages, and those whose own requirements are left out.
 EXTRAS = {VENV: "dev", FOREIGN: "train,test"}
 PACKAGES = {
@@ -40,7 +44,10 @@ PINS = {VENV: ("constraints.txt",), FOREIGN: ("constraints.txt", "constraints-in
 UNFINISHED = "unfinished"  # the stamp's text while an install runs: found at the start, it means that one broke off
 LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy", "signa"))
 NEEDS = {"train": ("train",), "test": ("train", "test", "lint"), "lint": ("train", "test", "lint")}  # the extras
+NEEDS |= {"docs": ("train",), "notebook": ("train",), "wheel": ()}
 NEEDS["integrations"] = ()  # of any Python but its own: that one is always used
+# What is put to an installed wheel.
+INSTALLED = ("tests/laws", "tests/specs", "tests/paths", "tests/planner", "tests/test_exports.py")
 
 
 def requirements(pyproject: str, extras: tuple[str, ...]) -> list[str]:
@@ -237,10 +244,72 @@ def integrations(python: str, args: list[str], env: dict[str, str]) -> int:
     return subprocess.call(pytest, cwd=ROOT, env={"OMP_NUM_THREADS": "1", "SIGNA_INTEGRATIONS": "1", **env})
 
 
+def docs(python: str, args: list[str], env: dict[str, str]) -> int:
+    """Every page by this Python, which knows the parts; HTML of them by the builder, which stops at a broken link."""
+    builder, folder = tools(), BUILD / "site"
+    code = subprocess.call([python, "-m", "docs.site", str(folder)], cwd=ROOT, env={"OMP_NUM_THREADS": "1", **env})
+    code = code or subprocess.call([str(builder), "-m", "zensical", "build", "--clean", "--strict"], cwd=folder)
+    if code == 0:
+        say(f"the site is {folder / 'html' / 'index.html'} (its search needs a server: python3 -m http.server)")
+    return code
+
+
+def notebook(python: str, args: list[str], env: dict[str, str]) -> int:
+    """Jupyter is among the tools and PyTorch is not, so the tools see this Python's packages as well."""
+    packages = output(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", env=env).strip()
+    env = {**env, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((env["PYTHONPATH"], packages))}
+    return subprocess.call([str(tools()), "-m", "docs.site", "--notebook"], cwd=ROOT, env=env)
+
+
+def wheel(python: str, args: list[str], env: dict[str, str]) -> int:
+    """The wheel is made from the sdist, installed with what it requires, and tested where no checkout is seen."""
+    dist, fresh, away = BUILD / "dist", BUILD / "wheel-venv", BUILD / "wheel-tests"
+    for folder in (dist, fresh, away):
+        shutil.rmtree(folder, ignore_errors=True)
+    must(tools(), "-m", "build", "--no-isolation", "--outdir", dist, ROOT)
+    must(getattr(sys, "_base_executable", sys.executable), "-m", "venv", fresh)
+    alone_python = python_of(fresh)
+    pip = (
+        alone_python,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--quiet",
+        "-c",
+        ROOT / "constraints.txt",
+    )
+    must(*pip, "--no-compile", "torch")
+    must(*pip, f"{next(dist.glob('*.whl'))}[train,test]")
+    for name in ("tests", "docs", "examples"):  # all that the tests read, and not the package
+        shutil.copytree(ROOT / name, away / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", away)
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    found = output(str(alone_python), "-I", "-c", "import signa; print(signa.__file__)", env=env).strip()
+    if not found.startswith(str(fresh)):
+        sys.exit(f"run.py: the tests would see {found!r} and not the wheel in {fresh}")
+    command = [str(alone_python), "-m", "pytest", "-n", "2", *(args or INSTALLED)]
+    return subprocess.call(command, cwd=away, env={"OMP_NUM_THREADS": "1", **env})
+
+
+def tools() -> Path:
+    """The Python of build/docs-venv, which has what constraints-docs.txt lists; made anew when that changes."""
+    venv, pins = BUILD / "docs-venv", ROOT / "constraints-docs.txt"
+    python, stamp = python_of(venv), venv / "signa-stamp"
+    with alone():
+        if not stamp.is_file() or stamp.read_bytes() != pins.read_bytes():
+            say(f"make {venv}")
+            shutil.rmtree(venv, ignore_errors=True)
+            must(getattr(sys, "_base_executable", sys.executable), "-m", "venv", venv)
+            must(python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-r", pins)
+            stamp.write_bytes(pins.read_bytes())
+    return python
+
+
 def main(argv: list[str]) -> int:
     """Run one command and return the exit code."""
     command, args = (argv[0], argv[1:]) if argv else ("", [])
-    if command not in NEEDS or (command == "lint" and args):
+    if command not in NEEDS or (args and command in ("lint", "docs", "notebook")):
         print(__doc__, file=sys.stdout if command in ("-h", "--help") else sys.stderr)
         return 0 if command in ("-h", "--help") else 2
     needs = tuple(extra for extra in NEEDS[command] if not (args and extra == "lint"))
@@ -253,7 +322,9 @@ def main(argv: list[str]) -> int:
         python = environment()
     # The checkout's signa is the one imported, whatever else is installed and from whichever folder this was started.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    return {"train": train, "test": test, "lint": lint, "integrations": integrations}[command](python, args, env)
+    commands = {"train": train, "test": test, "lint": lint, "integrations": integrations}
+    commands |= {"docs": docs, "notebook": notebook, "wheel": wheel}
+    return commands[command](python, args, env)
 
 
 if __name__ == "__main__":
