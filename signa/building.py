@@ -24,6 +24,7 @@ def build(
     transport: Transport | None = None,
     seed: int = 0,
     nonfinite: Policy = "abstain",
+    capturable: bool = False,
     plugins: Iterable[str | Path] = (),
 ) -> SignA:
     """An optimizer for a model, from a preset's name, a Method, a spec file, a mapping or a Spec.
@@ -42,7 +43,8 @@ def build(
             collective then); none is one worker.
         seed: of the coins.
         nonfinite: what a worker's infinite or NaN gradient does: the worker ``abstain``s from this step (default), all
-            ``skip`` it, or all ``raise``.
+            ``skip`` it, or all ``raise``. ``ignore``: nobody looks, so that a step on a GPU never makes the host wait.
+        capturable: whether a CUDA graph may hold a step (docs/gpu.md); ``group["lr"]`` is a tensor then.
         plugins: files of components that the spec may use; naming one runs it.
 
     Raises:
@@ -63,7 +65,8 @@ def build(
             )
         load_plugins(plugins)
         spec = for_preset(spec, lr)  # type: ignore[arg-type]
-    return SignA(model, Spec.load(spec, plugins=plugins), transport=transport, seed=seed, nonfinite=nonfinite)
+    loaded = Spec.load(spec, plugins=plugins)
+    return SignA(model, loaded, transport=transport, seed=seed, nonfinite=nonfinite, capturable=capturable)
 
 
 def param_groups(

@@ -174,14 +174,14 @@ class ScaledSigns(Codec):
     per: Literal["matrix", "row", "column", "block"] = "matrix"
     block: int = 1
 
-    def _first(self) -> Tensor:
+    def _first(self, device: torch.device) -> Tensor:
         """The first entry of every scale."""
         mn = self.m * self.n
         return {
-            "matrix": torch.zeros(1, dtype=torch.int64),
-            "row": torch.arange(0, mn, self.n),
-            "column": torch.arange(self.n),
-            "block": torch.arange(0, mn, self.block),
+            "matrix": torch.arange(1, device=device),
+            "row": torch.arange(0, mn, self.n, device=device),
+            "column": torch.arange(self.n, device=device),
+            "block": torch.arange(0, mn, self.block, device=device),
         }[self.per]
 
     @property
@@ -193,7 +193,7 @@ class ScaledSigns(Codec):
 
     def pack(self, x: Tensor) -> list[Tensor]:
         """Sign bits and sizes. The message is scale times sign exactly, so any entry tells its scale."""
-        return [words(x), x.index_select(1, self._first().to(x.device)).abs()]
+        return [words(x), x.index_select(1, self._first(x.device)).abs()]
 
     def unpack(self, parts: Sequence[Tensor], start: int, stop: int) -> Tensor:
         """Sign times scale."""

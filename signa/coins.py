@@ -11,10 +11,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .host import constant
 from .packing import WORD, signs, words_for
 
 SERVER = -1
@@ -45,19 +47,24 @@ def mix(z: int) -> int:
 
 
 def _signed(z: int) -> int:
-    return z - (1 << 64) if z >> 63 else z
+    return z - (1 << 64) if z >> 63 == 1 else z
 
 
-def _shift(z: Tensor, by: int) -> Tensor:
-    """Logical right shift of int64 (torch's own is arithmetic)."""
+def _shift(z: Any, by: int) -> Any:
+    """Logical right shift of int64 (torch's and numpy's own are arithmetic)."""
     return (z >> by) & ((1 << (64 - by)) - 1)
 
 
-def mix_words(z: Tensor) -> Tensor:
-    """The same of int64 words."""
+def mix_words(z: Any) -> Any:
+    """The same of int64 words, torch's or numpy's."""
     z = (z ^ _shift(z, 30)) * _signed(_MIX1)
     z = (z ^ _shift(z, 27)) * _signed(_MIX2)
     return z ^ _shift(z, 31)
+
+
+def _few(words: Tensor) -> Any:
+    """A few words to be mixed: on a CPU as numpy's array, whose calls cost a third of torch's."""
+    return words.numpy() if words.device.type == "cpu" else words
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Coins:
     """The coins of a stack of matrices: row r belongs to one parameter and one actor.
 
     Args:
-        seed, step: of the run.
+        seed, step: of the run; the step may be counted on the rows' device, as an integer tensor ().
         parameters: one :func:`name_key` per row.
         offsets: where in its parameter the row begins, in words of 64 entries. Matrix b of a parameter begins at word
             ``b ceil(m n / 64)``.
@@ -74,7 +81,7 @@ class Coins:
     """
 
     seed: int = 0
-    step: int = 0
+    step: int | Tensor = 0
     parameters: Sequence[int] = ()
     offsets: Sequence[int] = ()
     actors: Sequence[int] = ()
@@ -95,12 +102,18 @@ class Coins:
         )
         if not rows == len(parameters) == len(offsets) == len(actors):
             raise ValueError(f"coins for {len(parameters)} rows were asked to fill {rows}")
-        start = mix(mix(self.seed & _MASK) + self.step) ^ self.hop
-        keys = [_signed(mix(mix(start ^ name) + actor)) for name, actor in zip(parameters, actors, strict=True)]
-        key = torch.tensor(keys, dtype=torch.int64, device=device).view(-1, 1)
-        base = torch.tensor(offsets, dtype=torch.int64, device=device).view(-1, 1)
-        counter = base + torch.arange(1, count + 1, device=device)
-        return mix_words(key + counter * _signed(_GOLDEN))
+        device = torch.device(device)
+        names, first, who = (constant([_signed(z) for z in given], device) for given in (parameters, offsets, actors))
+        key = torch.as_tensor(mix_words(mix_words(_few(names) ^ self._start()) + _few(who)))
+        counter = first[:, None] + torch.arange(1, count + 1, device=device)
+        return mix_words(key[:, None] + counter * _signed(_GOLDEN))
+
+    def _start(self) -> Any:
+        """What all rows have in common."""
+        seed = mix(self.seed & _MASK)
+        if isinstance(self.step, Tensor):
+            return mix_words(_few(self.step.view(1)) + _signed(seed)) ^ _signed(self.hop)
+        return _signed(mix(seed + self.step) ^ self.hop)
 
     def toss(self, like: Tensor) -> Tensor:
         """+1 or -1 for every entry of ``like`` (..., m, n), whose leading axes flatten to the rows.

@@ -14,7 +14,7 @@ from .errors import Advice, GradientError, NonFinite
 
 _SMALL = 1 << 14  # entries
 
-Policy = Literal["abstain", "raise", "skip"]
+Policy = Literal["abstain", "raise", "skip", "ignore"]
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def first_nonfinite(gradients: Sequence[Tensor | None]) -> int | None:
         return None
     home = there[0][1].device
     sums = torch.stack([part.sum().to(home, torch.float32) for part in _joined([grad for _, grad in there])])
-    if bool(sums.isfinite().all()):
+    if bool(sums.isfinite().all()):  # the host waits once
         return None
     return next((index for index, grad in there if not bool(grad.isfinite().all())), None)
 
@@ -44,6 +44,12 @@ def _joined(gradients: Sequence[Tensor]) -> list[Tensor]:
         else:
             parts.append(grad)
     return parts + [torch.cat(alike) for alike in small.values()]
+
+
+def culprits(local: Sequence[int], rows: Sequence[Sequence[Tensor | None]], order: Sequence[int]) -> dict[int, int]:
+    """Workers with a gradient that is not finite, and the place of the first such parameter in this order."""
+    found = {worker: first_nonfinite([row[at] for at in order]) for worker, row in zip(local, rows, strict=True)}
+    return {worker: index for worker, index in found.items() if index is not None}
 
 
 class NonFiniteLog(Counter[tuple[int, str]]):
@@ -87,4 +93,4 @@ def refusal(worker: int, name: str, step: int) -> NonFinite:
     )
 
 
-__all__ = ["NonFiniteLog", "Policy", "first_nonfinite", "refusal", "scaler_says"]
+__all__ = ["NonFiniteLog", "Policy", "culprits", "first_nonfinite", "refusal", "scaler_says"]

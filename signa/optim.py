@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .engine import Engine, Scalars, Shared
 from .errors import Advice, GradientError, NonFinite, SignaError
-from .finite import NonFiniteLog, Policy, first_nonfinite, refusal, scaler_says
+from .finite import NonFiniteLog, Policy, culprits, refusal, scaler_says
+from .pace import OnDevice, OnHost, Pace
 from .routing import Bits, Model, Route, Routing, torch_group
 from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
@@ -30,12 +31,12 @@ class SignA(torch.optim.Optimizer):
     a gradient ever comes: ``state[p]`` holds views keyed by address (``worker.momentum.m``, ``server.step.x``).
 
     Of a sharded model (``Group(..., shard=...)``), ``state[p]`` is there on one rank of the node, p's home.
+    With ``capturable`` a CUDA graph may hold a step (docs/gpu.md), and every group's ``lr`` is a tensor.
 
     Raises:
         RoutingError, UnsupportedParameter: see :class:`signa.routing.Routing`.
+        Fault: see :class:`signa.pace.OnDevice`.
     """
-
-    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class SignA(torch.optim.Optimizer):
         transport: Transport | None = None,
         seed: int = 0,
         nonfinite: Policy = "abstain",
+        capturable: bool = False,
     ) -> None:
         if nonfinite not in get_args(Policy):
             raise ValueError(f"nonfinite must be one of {', '.join(get_args(Policy))}, got {nonfinite!r}")
@@ -62,7 +64,7 @@ class SignA(torch.optim.Optimizer):
             transport.agree({"error": str(error)}, None)
             raise
         try:
-            self._setup(routing, transport, seed, nonfinite, buffers_of(model), model)
+            self._setup(routing, transport, seed, nonfinite, capturable, buffers_of(model), model)
         except BaseException as error:  # the other processes must not wait for this one
             transport.fail(error, 0)
             raise
@@ -76,6 +78,7 @@ class SignA(torch.optim.Optimizer):
         transport: Transport,
         seed: int,
         nonfinite: Policy,
+        capturable: bool,
         buffers: Buffers,
         model: Any = None,
         phases: Sequence[Sequence[int]] = (),
@@ -83,12 +86,14 @@ class SignA(torch.optim.Optimizer):
         self.spec, self.routing, self.transport, self.seed = routing.spec, routing, transport, seed
         self.nonfinite: Policy = nonfinite
         self.nonfinite_counts = NonFiniteLog()
-        self.steps, self._fresh = 0, True
+        self._pace: Pace = OnDevice(routing, transport, nonfinite) if capturable else OnHost(routing)
+        self._step_supports_amp_scaling = not capturable  # else a scaler unscales, and looks, in front of the step
+        self._fresh = True
         self._buffers = buffers
         self._engine = Engine(transport)
         transport.agree(export_facts(self, self._buffers), model if isinstance(model, nn.Module) else None)
         filled = routing.filled()
-        super().__init__([torch_group(group, routes) for group, routes in filled], {"lr": 0.0, "weight_decay": 0.0})
+        super().__init__([torch_group(*pair, self._pace.rate) for pair in filled], {"lr": 0.0, "weight_decay": 0.0})
         for phase in phases or [list(range(len(filled)))]:
             self._grow({index: filled[index] for index in phase})
         transport.compare(self.replicas(), self.steps)
@@ -159,7 +164,7 @@ class SignA(torch.optim.Optimizer):
         except NonFinite:  # on every process, and nothing was written
             raise
         except BaseException as error:
-            told = self.transport.fail(error, self.steps)
+            told = self.transport.fail(error, self._pace.known)
             if told is error:
                 raise
             raise told from error
@@ -173,7 +178,17 @@ class SignA(torch.optim.Optimizer):
         """
         return self._engine.hold()
 
+    @property
+    def steps(self) -> int:
+        """How many were taken. With ``capturable`` replays count, too, and the host waits for the device to tell."""
+        return self._pace.steps
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._pace.go_to(value)
+
     def _step(self) -> None:
+        self._pace.start(fresh=self._fresh)
         self._engine.exact.refuse_inside("step()")
         unscale, infinite = scaler_says(self, alone=self._rows.single)
         homes = self._engine.homes
@@ -184,45 +199,46 @@ class SignA(torch.optim.Optimizer):
             there = zip(self.routing, columns, strict=True)
             named = {route.named.name: (route.named.parameter, grads) for route, grads in there}
             self.transport.first({n: (p, [g for g in grads if g is not None]) for n, (p, grads) in named.items()})
-        infinite, bad = homes.agreed(infinite, {} if infinite else self._nonfinite(rows))
-        clock = Clock(self.seed, self.steps, 1.0 if unscale is None else unscale)
+        looks = not infinite and self.nonfinite != "ignore"
+        infinite, bad = homes.agreed(infinite, culprits(self.transport.local, rows, self._by_name) if looks else {})
+        clock = self._pace.clock(self.seed, 1.0 if unscale is None else unscale)
         by_id, scalars = self._now(rows)
         stale = self._engine.prepare(by_id, scalars, clock)
-        ask = unscale is not None or self.nonfinite != "abstain"
+        ask = unscale is not None or self.nonfinite in ("raise", "skip")
         verdict = self.transport.before(Verdict(infinite, next(iter(bad.items()), None), stale), ask=ask)
         if verdict != Verdict():
             self._engine.drop(stale=verdict.stale)
         if verdict.infinite:
-            self.transport.after(self.steps, self.replicas, self._buffers)
+            self.transport.after(clock.step, self.replicas, self._buffers)
             return
         if verdict.culprit is not None and self.nonfinite != "abstain":
             worker, name = verdict.culprit[0], self._name(verdict.culprit[1])
             if self.nonfinite == "raise":
                 self._rows.drop()
-                raise refusal(worker, name, self.steps)
-            self.nonfinite_counts.note(worker, name, self.steps, "no parameter moves in this step")
-            self.transport.after(self.steps, self.replicas, self._buffers)
+                raise refusal(worker, name, clock.step)
+            self.nonfinite_counts.note(worker, name, clock.step, "no parameter moves in this step")
+            self.transport.after(clock.step, self.replicas, self._buffers)
             return
         for worker, index in bad.items():
             by_id[worker - self.transport.local.start] = dict.fromkeys(by_id[0])
-            self.nonfinite_counts.note(worker, self._name(index), self.steps, "this worker takes no part in it")
-        with torch.autocast(self.routing[0].named.parameter.device.type, enabled=False):
+            self.nonfinite_counts.note(worker, self._name(index), clock.step, "this worker takes no part in it")
+        with torch.autocast(self._pace.device.type, enabled=False):
             self._engine.run(by_id, scalars, clock)
-        self.steps += 1
-        for worker, index in self.transport.after(self.steps, self.replicas, self._buffers):
-            self.nonfinite_counts.note(worker, self._name(index), self.steps - 1, "that worker took no part in it")
+        self._pace.advance()
+        for worker, index in self.transport.after(clock.step + 1, self.replicas, self._buffers):
+            self.nonfinite_counts.note(worker, self._name(index), clock.step, "that worker took no part in it")
         if fresh and self._rows.single:
             self._engine.watch(weakref.WeakMethod(self._soon))
 
     def _soon(self) -> tuple[list[dict[int, Tensor | None]], list[Scalars], Clock]:
         """What a step would be taken with if it were taken now."""
         rows = [[route.named.parameter.grad for route in self.routing]]
-        return *self._now(rows), Clock(self.seed, self.steps)
+        return *self._now(rows), self._pace.clock(self.seed)
 
     def _now(self, rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[dict[int, Tensor | None]], list[Scalars]]:
         """These gradients by their parameter's id, and every group's learning rate and weight decay."""
         by_id = [{id(route.named.parameter): g for route, g in zip(self.routing, row, strict=True)} for row in rows]
-        return by_id, [(float(group["lr"]), float(group["weight_decay"])) for group in self.param_groups]
+        return by_id, self._pace.scalars(self.param_groups)
 
     @torch.no_grad()
     def receive(self, step: int, scalars: Sequence[Scalars], shared: Sequence[Sequence[Shared]]) -> None:
@@ -231,18 +247,9 @@ class SignA(torch.optim.Optimizer):
         ``scalars`` are every group's learning rate and weight decay in that step (see :mod:`signa.transport.post`).
         """
         self._engine.exact.refuse_inside("receive()")
-        with torch.autocast(self.routing[0].named.parameter.device.type, enabled=False):
+        with torch.autocast(self._pace.device.type, enabled=False):
             self._engine.deliver(shared, scalars, Clock(self.seed, step))
         self.steps = step + 1
-
-    def _nonfinite(self, rows: list[list[Tensor | None]]) -> dict[int, int]:
-        """Local workers with a gradient that is not finite, and the place of its parameter in the order of names."""
-        found = {}
-        for worker, row in zip(self.transport.local, rows, strict=True):
-            index = first_nonfinite([row[at] for at in self._by_name])
-            if index is not None:
-                found[worker] = index
-        return found
 
     def _name(self, index: int) -> str:
         return self.routing[self._by_name[index]].named.name
@@ -323,7 +330,7 @@ class SignA(torch.optim.Optimizer):
         routing.spec.admit(self.transport.workers)
         self._engine.homes.admit({route.named.name: route.named.parameter for route in routes})
         self.spec, self.routing = routing.spec, routing
-        super().add_param_group(torch_group(group, routes))
+        super().add_param_group(torch_group(group, routes, self._pace.rate))
         self.transport.agree(export_facts(self, self._buffers), None)
         self._grow({len(self.param_groups) - 1: (group, routes)})
         self.transport.compare(self.replicas(), self.steps)
@@ -367,6 +374,7 @@ class SignA(torch.optim.Optimizer):
             "frozen": self.routing.frozen,
             "transport": self.transport,
             "nonfinite": self.nonfinite,
+            "capturable": isinstance(self._pace, OnDevice),
             "buffers": self._buffers,
             "phases": self._engine.phases,
             "state": export_state(self),
@@ -380,6 +388,6 @@ class SignA(torch.optim.Optimizer):
         routing = Routing(state["routing"])
         routing.spec, routing.frozen = state["spec"], state["frozen"]
         seed = state["state"]["signa"]["seed"]
-        made = (state["nonfinite"], state["buffers"], None, state["phases"])
+        made = (state["nonfinite"], state["capturable"], state["buffers"], None, state["phases"])
         self._setup(routing, state["transport"], seed, *made)
         self.load_state_dict(state["state"])

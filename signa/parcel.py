@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .exact import ExactModel
 from .stack import Stack
+from .stage import Rate
 from .transport import Aggregate, Bucket, Clock, Message
 from .transport.homes import Rows
 from .transport.matrices import Matrices
 
-Scalars = tuple[float, float]
+Scalars = tuple[Rate, float]
 """A group's learning rate and weight decay."""
 
 Shared = tuple[Matrices, Sequence[int]]

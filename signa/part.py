@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .host import constant
 from .stage import Context, State
 from .storage import FORMS, SCALE, Form, Storage, read, write
 
@@ -46,10 +47,10 @@ class Part:
             if owner != address or name.endswith(SCALE):
                 continue
             if storage := _storage(self._forms, full):
-                stored = tuple(self._all[name][self._rows] for name in storage.names(full))
+                stored = tuple(self._own(self._all[name]) for name in storage.names(full))
                 value = self._lent[full] = read(storage, stored, self._dtype)
             else:
-                value = value[self._rows]
+                value = self._own(value)
                 if self._copy:
                     value = self._taken[full] = value.clone() if isinstance(self._rows, slice) else value
             found[name] = value
@@ -63,13 +64,25 @@ class Part:
                 if self._copy:
                     self._taken[name] = stored
                 else:
-                    self._all[name][self._rows] = stored
+                    self._put(name, stored)
         self._lent.clear()
 
     def keep(self) -> None:
         """Write the copies back."""
         for full, value in self._taken.items():
-            self._all[full][self._rows] = value
+            self._put(full, value)
+
+    def _own(self, every: Tensor) -> Tensor:
+        if isinstance(self._rows, slice):
+            return every[self._rows]
+        return every.index_select(0, constant(self._rows, every.device))
+
+    def _put(self, full: str, own: Tensor) -> None:
+        every = self._all[full]
+        if isinstance(self._rows, slice):
+            every[self._rows] = own
+        else:
+            every.index_copy_(0, constant(self._rows, every.device), own)
 
 
 def _storage(forms: Mapping[str, Form], full: str) -> Storage | None:

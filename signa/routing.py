@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -20,6 +20,7 @@ from .errors import RoutingError, UnsupportedParameter
 from .reading import validated
 from .rule import closest
 from .spec import ParamGroup, Spec
+from .stage import Rate
 
 #: A model, its parts (a pipeline's stages, each with names of its own), or (name, parameter) pairs.
 Model = nn.Module | Sequence[nn.Module] | Iterable[tuple[str, Tensor]]
@@ -338,12 +339,12 @@ class Routing(tuple[Route, ...]):
         return routing, group, routes
 
 
-def torch_group(group: ParamGroup, routes: Sequence[Route]) -> dict[str, Any]:
-    """A group and its parameters as ``torch.optim`` has them."""
+def torch_group(group: ParamGroup, routes: Sequence[Route], rate: Callable[[float], Rate] = float) -> dict[str, Any]:
+    """A group and its parameters as ``torch.optim`` has them; ``rate`` makes a learning rate what a step takes."""
     return {
         "params": [route.named.parameter for route in routes],
         "name": group.name or "+".join(group.match) or "group",
-        "lr": group.lr,
+        "lr": rate(group.lr),
         "weight_decay": group.weight_decay,
         "signa_names": [route.named.name for route in routes],
     }

@@ -119,7 +119,11 @@ def import_state(opt: SignA, data: Mapping[str, Any]) -> None:
         for address, view in opt.state[route.named.parameter].items():
             view.copy_(data["state"][route.named.name][address])
     for group, saved in zip(opt.param_groups, data["param_groups"], strict=True):
-        group.update({key: value for key, value in saved.items() if key not in _KEEP})
+        for key, value in saved.items():
+            if isinstance(group.get(key), Tensor):  # a captured step reads it where it is
+                group[key].fill_(value)
+            elif key not in _KEEP:
+                group[key] = value
 
 
 def differences(opt: SignA, data: Mapping[str, Any]) -> list[str]:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from .channel import Channel
 from .codec import codec_for
-from .coins import SERVER, Coins, name_key
+from .coins import SERVER, name_key
+from .host import constant
 from .packing import words_for
 from .part import Part, stored
 from .routing import Route
 from .scratch import own
 from .sentence import Method
 from .spec import ParamGroup
-from .stage import Context, Stage, State
+from .stage import Context, Rate, Stage, State
 from .stages import Step
 from .storage import Form
 from .transport import ABSENT, SILENT, VOICE, WORKING, Clock, Lane, Message
@@ -190,33 +191,38 @@ class Stack:
 
     # One step ----------------------------------------------------------------------------------------------------
 
-    def send(self, gradients: Sequence[Sequence[Tensor | None]], lr: float, decay: float, clock: Clock) -> Message:
+    def send(self, gradients: Sequence[Sequence[Tensor | None]], lr: Rate, decay: float, clock: Clock) -> Message:
         """The local workers' messages. ``gradients[k][i]`` is local worker k's for parameter i, None where it has none.
 
         Rows without a gradient take no part: they compute nothing and their state stays as it is.
         """
         self._held.clear()  # of a step that failed
         pairs = [(k, i) for k, row in enumerate(gradients) for i, g in enumerate(row) if g is not None]
-        shape, count = (len(self.local), self.rows), len(self.local) * self.rows
-        status = torch.full((count,), ABSENT, dtype=torch.uint8)
+        shape, count, device = (len(self.local), self.rows), len(self.local) * self.rows, self.lane.device
+        status = torch.full((count,), ABSENT, dtype=torch.uint8, device=device)
         if not pairs or not self.entries:
-            nothing = torch.zeros((), dtype=self.dtype, device=self.lane.device).expand(count, self.m, self.n)
-            return Message(Matrices(self.lane.up, dense=nothing), status.view(shape))
+            nothing = torch.zeros((), dtype=self.dtype, device=device).expand(count, self.m, self.n)
+            return Message(Matrices(self.lane.up, dense=nothing), status.view(shape), [])
         deep = len(pairs) if self.probe is not None else max(1, WORKING // (self.per * self.m * self.n))
         chunks = [pairs[first : first + deep] for first in range(0, len(pairs), deep)]
         rows = [[k * self.rows + i * self.per + b for k, i in chunk for b in range(self.per)] for chunk in chunks]
         parts = (self._message(gradients, *each, lr, decay, clock) for each in zip(chunks, rows, strict=True))
         message = Matrices.joined(self.lane.up, zip(rows, parts, strict=True), count)
-        there = torch.tensor(list(chain(*rows)))
-        status[there] = torch.where(message.silent.cpu()[there], SILENT, VOICE).to(torch.uint8)
-        return Message(message, status.view(shape))
+        there = list(chain(*rows))
+        voice = torch.where(message.silent, SILENT, VOICE).to(torch.uint8)
+        if len(there) == count:
+            status = voice
+        else:
+            at = constant(there, device)
+            status.index_copy_(0, at, voice.index_select(0, at))
+        return Message(message, status.view(shape), sorted({row % self.rows for row in there}))
 
     def _message(
         self,
         gradients: Sequence[Sequence[Tensor | None]],
         pairs: Sequence[tuple[int, int]],
         rows: Sequence[int],
-        lr: float,
+        lr: Rate,
         decay: float,
         clock: Clock,
     ) -> Matrices:
@@ -226,7 +232,8 @@ class Stack:
         x = x if clock.unscale == 1.0 else x * clock.unscale
         matrices = [row % self.rows for row in rows]
         actors = [self.local[row // self.rows] for row in rows]
-        parameter = self.model()[matrices] if self.method.coupled and decay else None
+        coupled = self.method.coupled and decay
+        parameter = self.model().index_select(0, constant(matrices, self.lane.device)) if coupled else None
         ctx = self._context(matrices, actors, clock, lr, decay if self.method.coupled else 0.0, parameter)
         part = Part(self.state, rows, self.holds, self.forms, self.dtype)
         self.show("gradient", matrices, x, x)
@@ -261,7 +268,7 @@ class Stack:
         alike = all(route.layout.shape == layout.shape and route.layout.in_order for route in self.routes)
         return layout.shape if alike else None
 
-    def serve(self, came: Matrices, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> Matrices:
+    def serve(self, came: Matrices, matrices: Sequence[int], lr: Rate, decay: float, clock: Clock) -> Matrices:
         """The server's message for these matrices, from their aggregate: up's receiver, server, down's sender."""
         if self._relays and self.probe is None:
             return came
@@ -276,7 +283,7 @@ class Stack:
         self._held.append(part)
         return Matrices(self.lane.down, dense=x)
 
-    def deliver(self, came: Matrices, matrices: Sequence[int], lr: float, decay: float, clock: Clock) -> None:
+    def deliver(self, came: Matrices, matrices: Sequence[int], lr: Rate, decay: float, clock: Clock) -> None:
         """From the server's message to the model: down's receiver, replica. Other matrices stay."""
         only = sorted({b // self.per for b in matrices})
         ctx = self._context(matrices, [SERVER] * len(matrices), clock, lr, self._decay(decay), None)
@@ -346,10 +353,10 @@ class Stack:
         return 0.0 if self.method.coupled else decay
 
     def _context(
-        self, matrices: Sequence[int], actors: list[int], clock: Clock, lr: float, decay: float, x: Tensor | None
+        self, matrices: Sequence[int], actors: list[int], clock: Clock, lr: Rate, decay: float, x: Tensor | None
     ) -> Context:
         keys, offsets = [self._keys[b] for b in matrices], [self._offsets[b] for b in matrices]
-        coin = Coins(clock.seed, clock.step, keys, offsets, actors)
+        coin = clock.coins(keys, offsets, actors)
         return Context(lr=lr, scale=self.lam, weight_decay=decay, parameter=x, coin=coin)
 
     # The exact model of EF21-P -----------------------------------------------------------------------------------

@@ -18,6 +18,10 @@ State = dict[str, Tensor]
 """What a stage or a feedback remembers: named tensors with the signal's leading axes, updated in place."""
 
 
+Rate = float | Tensor
+"""A learning rate: a number, or where a step may be captured a float64 tensor () on the parameters' device."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a component may know besides its input and its own state.
@@ -30,7 +34,7 @@ class Context:
         coin: where coins come from; one row per leading index.
     """
 
-    lr: float = 0.0
+    lr: Rate = 0.0
     scale: float = 1.0
     weight_decay: float = 0.0
     parameter: Tensor | None = None
@@ -73,6 +77,11 @@ class Stage(Rule):
 
     places: ClassVar[tuple[str, ...]] = ("worker", "server", "replica")
     takes: ClassVar[tuple[Role, ...]] = ("gradient", "direction")
+
+    @property
+    def waits(self) -> bool:
+        """Whether it makes the host wait for a GPU, so that no CUDA graph can hold it."""
+        return False
 
     def init(self, x0: Tensor) -> State:
         """The state for a signal that starts at ``x0`` (..., m, n)."""

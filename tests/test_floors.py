@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "signa"
 FLOORS = (
-    "errors kernels packing codec signal coins rule stage linalg scratch storage address ordinary sources "
+    "errors kernels packing codec signal coins rule stage linalg scratch host storage address ordinary sources "
     "reading scalars toml_places",
     "lmo compressors aggregators stages feedback scaling",
     "channel sentence written presets",
-    "transport routing rows part stack exact parcel overlap engine finite optim building saving checkpoints spec "
+    "transport routing rows part stack exact parcel overlap engine finite pace optim building saving checkpoints spec "
     "json_schema plugin show diagram theory",
     "lab flower integrations planner bench cli commands testing __main__",
 )

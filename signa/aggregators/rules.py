@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Fault
+from ..host import certain, constant
 from ..packing import majority
 from ..rule import Positive
 from ..signal import SQRT_MN, Signal
@@ -47,7 +48,7 @@ class MajorityVote(Aggregator):
     def of_sum(self, total: Tensor, present: Tensor, ctx: Context) -> Tensor:
         """Its sign; where it is 0, and anybody voted, a coin (or nothing)."""
         vote = torch.sign(total)
-        if self.ties == "zero" or (vote.device.type == "cpu" and bool(vote.all())):
+        if self.ties == "zero" or certain(vote):
             return vote
         return torch.where(vote.eq(0) & present.gt(0)[..., None, None], ctx.coins(vote), vote)
 
@@ -143,7 +144,7 @@ class WeightedMean(Aggregator):
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         """The weighted mean over those present."""
         self.admit(len(messages))
-        given = torch.tensor(self.weights or (1.0,) * len(messages), dtype=messages.dtype, device=messages.device)
+        given = constant(self.weights or (1.0,) * len(messages), messages.device, messages.dtype)
         present = in_order(given.view(-1, *[1] * (active.ndim - 1)) * active)[..., None, None]
         total = messages[0] * given[0]
         for weight, message in zip(given[1:], messages[1:]):

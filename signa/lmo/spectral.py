@@ -110,6 +110,11 @@ class Spectral(LMO):
             raise Fault("'exact' takes no steps", because="it is an SVD", instead="leave 'steps' out", at=("steps",))
         return self
 
+    @property
+    def waits(self) -> bool:
+        """LAPACK's errors are read by the host."""
+        return self.schedule == "exact"
+
     def direction(self, g: Tensor) -> Tensor:
         """polar(g), approximately (a schedule) or exactly."""
         if self.schedule == "exact":

@@ -37,12 +37,13 @@ class Step(Stage):
 
     def __call__(self, x: Tensor, state: State, ctx: Context) -> Tensor:
         """The next model."""
-        model, shrink = state["x"], ctx.lr * ctx.weight_decay
-        if shrink and self.decay == "cautious":
-            model.mul_(1 - shrink * (torch.sign(x) * torch.sign(model) >= 0).to(model.dtype))
-        elif shrink:
-            model.mul_(1 - shrink)
-        return model.add_(x, alpha=-ctx.lr * ctx.scale)
+        model, size = state["x"], -ctx.lr * ctx.scale
+        if ctx.weight_decay:
+            shrink = ctx.lr * ctx.weight_decay
+            decays = (torch.sign(x) * torch.sign(model) >= 0).to(model.dtype) if self.decay == "cautious" else 1
+            model.mul_(1 - shrink * decays)
+        # Both round once, alike: alpha takes no tensor.
+        return model.addcmul_(x, size.to(model.dtype)) if isinstance(size, Tensor) else model.add_(x, alpha=size)
 
     def signal(self, s: Signal) -> Signal:
         """The model."""

@@ -42,6 +42,11 @@ class Project(Stage):
     radius: Positive = 1.0
 
     @property
+    def waits(self) -> bool:
+        """LAPACK's errors are read by the host."""
+        return self.norm == "spectral"
+
+    @property
     def rounds(self) -> bool:
         """Whether the last bits are LAPACK's (see :mod:`signa.testing`)."""
         return self.norm == "spectral"

@@ -27,11 +27,19 @@ WORKING = 1 << 22
 
 @dataclass(frozen=True)
 class Clock:
-    """What a step knows of the whole run: the seed, the step's number, and what the gradients are multiplied by."""
+    """What a step knows of the whole run: the seed, the step's number, and what the gradients are multiplied by.
+
+    ``count`` is that number () on the parameters' device, where a step may be captured: a replay goes by it alone.
+    """
 
     seed: int
     step: int
     unscale: float = 1.0
+    count: Tensor | None = None
+
+    def coins(self, keys: Sequence[int], offsets: Sequence[int], actors: Sequence[int]) -> Coins:
+        """This step's, for rows of these parameters and actors."""
+        return Coins(self.seed, self.step if self.count is None else self.count, keys, offsets, actors)
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,19 @@ class Lane:
     def context(self, clock: Clock, matrices: Sequence[int], words: int = 0) -> Context:
         """What the aggregator may know, for pieces of these matrices that begin ``words`` 64-entry words in."""
         keys, offsets = [self.keys[b] for b in matrices], [self.offsets[b] + words for b in matrices]
-        return Context(coin=Coins(clock.seed, clock.step, keys, offsets, [SERVER] * len(keys)).at("aggregate"))
+        return Context(coin=clock.coins(keys, offsets, [SERVER] * len(keys)).at("aggregate"))
 
 
 class Message(NamedTuple):
-    """What k local workers send for one stack of B: k B matrices, worker by worker, and a status (k, B)."""
+    """What k local workers send for one stack of B: k B matrices, worker by worker, and a status (k, B).
+
+    The status lies where the matrices do. ``taking``, the matrices that any local worker sends, ascending, is known
+    without looking there.
+    """
 
     rows: Matrices
     status: Tensor
+    taking: Sequence[int]
 
     @property
     def dense(self) -> Tensor:

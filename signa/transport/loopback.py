@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SignaError
-from .base import ABSENT, WORKING, Aggregate, Bucket, Clock, Lane, Message, Verdict
+from ..host import constant
+from .base import WORKING, Aggregate, Bucket, Clock, Lane, Message, Verdict
 from .homes import Homes, InPlace
 from .matrices import Matrices
 from .pool import aggregate, everywhere, pooled
@@ -93,19 +94,18 @@ class _Here:
     def collect(self, messages: Sequence[Message], clock: Clock) -> list[Aggregate]:
         (lane,), (message,) = self.lanes, messages
         status = message.status
-        taking = (status != ABSENT).any(0).nonzero().flatten().tolist()
+        taking = message.taking
         if message.rows.packed or len(message.rows) * lane.entries > WORKING:
             fields = [field.unflatten(0, status.shape) for field in message.rows.fields]
             whole = aggregate(lane, everywhere(lane), fields, status, clock, lane.device)
             return [Aggregate(pooled(lane, whole, status).rows(taking), taking, taking)]
         rows = message.dense
         if len(taking) < lane.matrices:
-            at = torch.tensor(taking, dtype=torch.int64)
-            rows, status = rows.index_select(1, at.to(rows.device)), status.index_select(1, at)
+            at = constant(taking, rows.device)
+            rows, status = rows.index_select(1, at), status.index_select(1, at)
         if not taking:
             return [Aggregate(Matrices(lane.middle, dense=rows[0]), [], [])]
-        active = lane.active(status).to(rows.device)
-        x = lane.aggregate(rows, active, lane.context(clock, taking))
+        x = lane.aggregate(rows, lane.active(status), lane.context(clock, taking))
         return [Aggregate(Matrices(lane.middle, dense=x), taking, taking)]
 
     def share(self, messages: Sequence[Matrices], aggregates: Sequence[Aggregate]) -> list[Matrices]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..codec import Codec, Dense
+from ..host import certain, constant
 
 
 class Matrices:
@@ -44,8 +45,8 @@ class Matrices:
         if self._dense is None:
             m, n = self.codec.m, self.codec.n
             x = self.codec.unpack(self.fields, 0, m * n).view(-1, m, n)
-            silent = self.silent
-            self._dense = torch.where(silent.to(x.device)[:, None, None], 0, x) if bool(silent.any()) else x
+            spoken = ~self.silent
+            self._dense = x if certain(spoken) else torch.where(spoken.to(x.device)[:, None, None], x, 0)
         return self._dense
 
     @property
@@ -66,10 +67,9 @@ class Matrices:
         """These, ascending; itself where they are all."""
         if len(rows) == len(self):
             return self
-        at = torch.tensor(rows, dtype=torch.int64)
 
         def chosen(x: Tensor) -> Tensor:
-            return x[at.to(x.device)]
+            return x.index_select(0, constant(rows, x.device))
 
         if not self.packed:
             return Matrices(self.codec, dense=chosen(self.dense))
@@ -79,10 +79,9 @@ class Matrices:
         """These are ``rows`` of so many, of which the others are zero."""
         if len(rows) == count:
             return self
-        at = torch.tensor(rows, dtype=torch.int64)
 
         def spread(x: Tensor, fill: int = 0) -> Tensor:
-            return x.new_full((count, *x.shape[1:]), fill).index_copy_(0, at.to(x.device), x)
+            return x.new_full((count, *x.shape[1:]), fill).index_copy_(0, constant(rows, x.device), x)
 
         if not self.packed:
             return Matrices(self.codec, dense=spread(self.dense))
@@ -100,7 +99,7 @@ class Matrices:
         for rows, part in parts:
             if len(rows) == count:
                 return part
-            at = torch.tensor(rows, dtype=torch.int64).to(part.silent.device)
+            at = constant(rows, part.silent.device)
             if not fields:
                 fields = [field.new_zeros(count, *field.shape[1:]) for field in part.fields]
                 silent = part.silent.new_ones(count)

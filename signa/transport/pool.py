@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..codec import Block, Field, Signs, Ternary
+from ..host import certain
 from ..packing import WORD, words_for
 from .base import VOICE, WORKING, Clock, Lane
 from .matrices import Matrices
@@ -18,10 +19,12 @@ from .payload import Fields
 def aggregate(lane: Lane, block: Block, parts: Fields, status: Tensor, clock: Clock, device: torch.device) -> Fields:
     """A block's aggregate in the middle codec's fields, from everybody's fields (N, matrices, columns).
 
-    Signs are counted as words where the aggregator knows how; all else is unpacked, a piece after the other.
+    Signs are counted as words where the aggregator knows how and the host knows who votes; all else is unpacked, a
+    piece after the other.
     """
     status = status[:, block.first : block.last]
-    if _countable(lane) and (counted := _count(lane, block, parts[0], lane.active(status), clock)):
+    known = status.device.type == "cpu"
+    if known and _countable(lane) and (counted := _count(lane, block, parts[0], lane.active(status), clock)):
         return counted[: len(lane.middle.fields)]
     pieces = list(_pieces(lane, block, len(status)))
     if len(pieces) == 1:
@@ -44,7 +47,7 @@ def _unpacked(lane: Lane, block: Block, parts: Fields, status: Tensor, clock: Cl
     rows = lane.up.unpack([part.flatten(0, 1) for part in parts], block.start, block.stop)
     rows = rows.view(len(status), block.matrices, 1, block.length)
     voice = status == VOICE
-    rows = rows if bool(voice.all()) else torch.where(voice[..., None, None].to(rows.device), rows, 0)
+    rows = rows if certain(voice) else torch.where(voice[..., None, None].to(rows.device), rows, 0)
     ctx = lane.context(clock, range(block.first, block.last), block.start // WORD)
     x = lane.aggregate(rows, lane.active(status).to(rows.device), ctx)
     return lane.middle.pack(x.flatten(-2))
