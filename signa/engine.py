@@ -19,8 +19,8 @@ from .stack import Probe, Stack
 from .transport import Bucket, Clock, Transport
 from .transport.planning import SHARE
 
-#: Entries of a stack at the most (16 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
-MOST = 1 << 22
+#: Entries of a stack at the most (40 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
+MOST = 10 << 20
 
 
 def turns(names: Sequence[str], *, overlap: bool) -> dict[str, int]:
@@ -52,6 +52,7 @@ def stacked(
     found: list[tuple[int, Stack]] = []
     for (index, *_), routes in alike.items():
         deep = max(1, most // max(1, _entries(routes[0])))
+        deep -= deep % 2 if deep > 1 else 0  # two threads have as much to do
         for members in (routes[first : first + deep] for first in range(0, len(routes), deep)):
             found.append((index, Stack(groups[index][0], members, local)))
     return sorted(found, key=lambda place: last(place[1], turn)) if overlap else found

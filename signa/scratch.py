@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["Scratch", "own"]
 
-_KEPT = 1 << 24
+_KEPT = 1 << 26
 """Bytes that a thread keeps under one name at the most; what is longer computes long enough to be made anew."""
 
 
