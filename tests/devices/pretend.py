@@ -50,6 +50,13 @@ class _Module:
     def manual_seed_all(self, seed: int) -> None:
         """No randomness."""
 
+    def get_rng_state(self, device: Any = 0) -> Tensor:
+        """What fork_rng saves of every device, in whichever test of this process."""
+        return torch.zeros(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Tensor, device: Any = 0) -> None:
+        """And puts back."""
+
     def device_count(self) -> int:
         return 1
 
