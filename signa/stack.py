@@ -162,10 +162,12 @@ class Stack:
     def write(self, x: Tensor, only: Sequence[int] | None = None) -> None:
         """Matrices back into the parameters (those numbered in ``only``, which x then holds alone)."""
         chosen = range(len(self.routes)) if only is None else only
-        blocks = x.view(len(chosen), *self._shape).unbind() if self._shape is not None else x.split(self.per)
-        if self._shape is None:
-            blocks = [self.routes[index].layout.parameter(block) for index, block in zip(chosen, blocks, strict=True)]
-        torch._foreach_copy_([self.parameters[index] for index in chosen], list(blocks))
+        if self._shape is not None:
+            blocks = list(x.view(len(chosen), *self._shape).unbind())
+        else:
+            parts = zip(chosen, x.split(self.per), strict=True)
+            blocks = [self.routes[index].layout.parameter(part) for index, part in parts]
+        torch._foreach_copy_([self.parameters[index] for index in chosen], blocks)
 
     def views(self, index: int) -> dict[str, Tensor]:
         """Parameter ``index``'s state: views of the stacked tensors, worker state as (k, ...)."""
@@ -233,7 +235,7 @@ class Stack:
         matrices = [row % self.rows for row in rows]
         actors = [self.local[row // self.rows] for row in rows]
         coupled = self.method.coupled and decay
-        parameter = self.model().index_select(0, constant(matrices, self.lane.device)) if coupled else None
+        parameter = self._read([i for _, i in pairs]) if coupled else None
         ctx = self._context(matrices, actors, clock, lr, decay if self.method.coupled else 0.0, parameter)
         part = Part(self.state, rows, self.holds, self.forms, self.dtype)
         self.show("gradient", matrices, x, x)

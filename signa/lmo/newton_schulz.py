@@ -7,7 +7,7 @@ power of two comes out the same, bit for bit. What that asks of the products was
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -200,17 +200,18 @@ def orthogonalise(
     """
     matrices = x.detach().reshape(-1, *x.shape[-2:])
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
-    whole, target = (matrices.mT, result.mT) if x.shape[-2] > x.shape[-1] else (matrices, result)
+    whole, place = (matrices.mT, result.mT) if x.shape[-2] > x.shape[-1] else (matrices, result)
     step = _fused if dtype.itemsize == 2 else _plain
     with ieee_products(x.device):
-        for part, out in zip(_groups(whole), _groups(target)):
+        for part, out in zip(_groups(whole), _groups(place)):
             X, A = _normalised(part, normalisation, dtype)
             Y, Q = _blocks("Y", part, dtype), _like("Q", A)
             for at, (a, b, c) in enumerate(coefficients):
                 A = gram(X, out=A) if at else A
                 step(X, A, a, b, c, Q, out=Y)
                 X, Y = Y, X
-            _write(X, out)
+            for target, columns in _columns(out, X):
+                target.copy_(columns)
     return result.view(x.shape)
 
 
@@ -234,21 +235,19 @@ def _blocks(name: str, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
     return [own(f"newton_schulz.{name}{at}", (B, m, w), dtype, x.device) for at, w in enumerate(widths)]
 
 
+def _columns(x: Tensor, blocks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The columns of x that each block is for, and the part of the block that they fill."""
+    first = 0
+    for block in blocks:
+        columns = x[..., first : first + block.shape[-1]]
+        yield columns, block[:, : columns.shape[-2], : columns.shape[-1]]
+        first += block.shape[-1]
+
+
 def _put(x: Tensor, blocks: Sequence[Tensor]) -> None:
     """x into blocks; what is beyond it stays."""
-    m, first = x.shape[-2], 0
-    for block in blocks:
-        part = x[..., first : first + block.shape[-1]]
-        block[:, :m, : part.shape[-1]] = part
-        first += block.shape[-1]
-
-
-def _write(blocks: Sequence[Tensor], out: Tensor) -> None:
-    m, first = out.shape[-2], 0
-    for block in blocks:
-        part = out[..., first : first + block.shape[-1]]
-        part.copy_(block[:, :m, : part.shape[-1]])
-        first += block.shape[-1]
+    for columns, part in _columns(x, blocks):
+        part.copy_(columns)
 
 
 def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:

@@ -18,18 +18,22 @@ from tests.ranks.test_memory import few_at_a_time
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")
 
 
+def goes_on_without_waiting(run: Run, cpu: Run) -> None:
+    """Behind the first step, which may wait: two more, with the bits of a CPU."""
+    assert same(run.step(), cpu.step())
+    for _ in range(2):
+        run.prepare()
+        run.backward()
+        with pretend(waits=False):
+            run.opt.step()
+        assert same(run.model(), cpu.step()) and same(run.state(), cpu.state())
+
+
 @pytest.mark.parametrize("name", signa.presets.names())
 def test_no_step_waits_and_none_has_other_bits_than_on_a_cpu(name: str) -> None:
     cpu = Run(name, "cpu", 3)
     with pretend():
-        run = Run(name, DEVICE, 3, nonfinite="ignore")
-        assert same(run.step(), cpu.step())
-        for _ in range(2):
-            run.prepare()
-            run.backward()
-            with pretend(waits=False):
-                run.opt.step()
-            assert same(run.model(), cpu.step())
+        goes_on_without_waiting(Run(name, DEVICE, 3, nonfinite="ignore"), cpu)
 
 
 @pytest.mark.parametrize("name", [*signa.presets.names(), *map(in_fewer_bits, FORMS)], ids=str)
@@ -39,14 +43,7 @@ def test_no_part_of_a_step_waits(name: str | dict[str, Any], monkeypatch: pytest
     absent = {(1, "a.weight"), (2, "c.bias"), *((j, "b.weight") for j in range(3))}
     cpu = Run(name, "cpu", 3, absent)
     with pretend():
-        run = Run(name, DEVICE, 3, absent, nonfinite="ignore")
-        assert same(run.step(), cpu.step())
-        for _ in range(2):
-            run.prepare()
-            run.backward()
-            with pretend(waits=False):
-                run.opt.step()
-            assert same(run.model(), cpu.step()) and same(run.state(), cpu.state())
+        goes_on_without_waiting(Run(name, DEVICE, 3, absent, nonfinite="ignore"), cpu)
 
 
 @pytest.mark.parametrize("name", ["adamw", "signmuon", "ef21muonsign"])
