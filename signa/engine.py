@@ -14,13 +14,15 @@ from .exact import ExactModel
 from .overlap import Facts, Overlap
 from .parcel import Parcel, Rows, Scalars, Shared
 from .routing import Route
+from .scratch import keep_pages
 from .spec import ParamGroup
 from .stack import Probe, Stack
 from .transport import Bucket, Clock, Transport
 from .transport.planning import SHARE
 
-#: Entries of a stack at the most (40 MiB of float32), so that a step's temporaries stay small; no bit depends on it.
-MOST = 10 << 20
+#: Entries of a stack at the most, so that a step's temporaries stay small; no bit depends on it. In float32 these are
+#: 30 MiB: what is longer than 32 the C library does not keep (`scratch.keep_pages`).
+MOST = 15 << 19
 
 
 def turns(names: Sequence[str], *, overlap: bool) -> dict[str, int]:
@@ -75,6 +77,7 @@ class Engine:
         self._users: dict[int, Tensor] = {}  # by the id of the whole tensor
         self.overlap = None if transport.line is None else Overlap(transport.line, self.exact.honour_loads)
         self._buckets: list[Parcel] = []
+        keep_pages()
 
     def add(self, groups: Mapping[int, tuple[ParamGroup, Sequence[Route]]], names: Sequence[str]) -> None:
         """Stacks for the routes of these groups; ``names`` are those of all parameters, as the model lists them.

@@ -37,13 +37,13 @@ def first_nonfinite(gradients: Sequence[Tensor | None]) -> int | None:
 def _joined(gradients: Sequence[Tensor]) -> list[Tensor]:
     """The same entries in fewer tensors: a sum of a small one costs a call, whatever is in it."""
     parts: list[Tensor] = []
-    small: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    small: dict[tuple[Any, ...], list[Tensor]] = {}
     for grad in gradients:
         if grad.numel() < _SMALL:
-            small.setdefault((grad.dtype, grad.device), []).append(grad.reshape(-1))
+            small.setdefault((grad.shape, grad.dtype, grad.device), []).append(grad)
         else:
             parts.append(grad)
-    return parts + [torch.cat(alike) for alike in small.values()]
+    return parts + [torch.stack(alike) for alike in small.values()]
 
 
 def culprits(local: Sequence[int], rows: Sequence[Sequence[Tensor | None]], order: Sequence[int]) -> dict[int, int]:

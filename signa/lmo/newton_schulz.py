@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from ..linalg import column_sum, ieee_products, matrix_sum, power_of_two_scale, row_sum
+from ..linalg import column_sum, ieee_products, matrix_sum, power_of_two_scale, row_sum, strips
 from ..scratch import own
 
 __all__ = ["SCHEDULES", "Row", "Schedule", "exact_polar", "leading_pair", "orthogonalise", "polar_express", "rows"]
@@ -235,12 +235,12 @@ def _blocks(name: str, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
     return [own(f"newton_schulz.{name}{at}", (B, m, w), dtype, x.device) for at, w in enumerate(widths)]
 
 
-def _columns(x: Tensor, blocks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The columns of x that each block is for, and the part of the block that they fill."""
+def _columns(x: Tensor, blocks: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """The columns of x that each block is for, and the part of the block that they fill; in strips if x is transposed."""
     first = 0
     for block in blocks:
         columns = x[..., first : first + block.shape[-1]]
-        yield columns, block[:, : columns.shape[-2], : columns.shape[-1]]
+        yield from strips(columns, block[:, : columns.shape[-2], : columns.shape[-1]])
         first += block.shape[-1]
 
 
@@ -259,23 +259,32 @@ def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> 
     if m % _SIDE or n % _SIDE:
         for block in X:
             block.zero_()
-    if normalisation == "frobenius":
-        rounded = _like("rounded", x, dtype).copy_(unit)
-        # Rounded first, over a rounded norm: torch.optim.Muon's own bits up to n = 320.
-        norm = matrix_sum(unit.copy_(rounded).square_()).sqrt().to(dtype)
-        _put(rounded.div_(_nonzero(norm)), X)
-        return X, gram(X)
     _put(unit, X)
+    if normalisation == "frobenius":
+        # Rounded first, over a rounded norm: torch.optim.Muon's own bits up to n = 320.
+        norm = _nonzero(_norm(X).to(dtype))
+        for block in X:
+            block.div_(norm)
+        return X, gram(X)
     A = gram(X)
     wide = _like("wide", A, unit.dtype).copy_(A)
     if normalisation == "aol":
         row = _nonzero(row_sum(wide.abs()))  # (B, m, 1), padding included
         _put(unit.div_(row[:, :m].sqrt()), X)
         return X, A.copy_(wide.div_(row.sqrt() * row.mT.sqrt()))
-    # Of rows, then of their norms: in one pass, and torch splits no row below 32,768 entries over its threads.
-    fourth = _nonzero(vector_norm(vector_norm(wide, dim=-1), dim=-1)[:, None, None])
+    fourth = _nonzero(_norm([wide]))
     _put(unit.div_(fourth.sqrt()), X)  # from the unrounded entries: rounded once, not twice
     return X, A.copy_(wide.div_(fourth))
+
+
+def _norm(blocks: Sequence[Tensor]) -> Tensor:
+    """||X||_F of X (B, m, n) in blocks of columns, (B, 1, 1), in float32 or wider.
+
+    Of rows, then of their norms: in one pass, and torch splits no row below 32,768 entries over its threads.
+    """
+    wide = torch.promote_types(blocks[0].dtype, torch.float32)
+    rows = [vector_norm(block, dim=-1, dtype=wide) for block in blocks]
+    return vector_norm(torch.cat(rows, -1), dim=-1)[:, None, None]
 
 
 def _nonzero(norm: Tensor) -> Tensor:
@@ -289,14 +298,13 @@ def gram(X: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
     """
     B, m, _ = X[0].shape
     A = own("newton_schulz.A", (B, m, m), X[0].dtype, X[0].device) if out is None else out
-    if len(X) == 1:
-        return _product(X[0], out=A)
-    total = _like("wide", A, torch.promote_types(A.dtype, torch.float32))
-    product = _like("Q", A)
-    for at, block in enumerate(X):
-        _product(block, out=product)
-        total = total.add_(product) if at else total.copy_(product)
-    return A.copy_(total)
+    _product(X[0], out=A)
+    for block in X[1:]:
+        if A.dtype.itemsize == 2:
+            A.baddbmm_(block, block.mT)
+        else:
+            A.add_(_product(block, out=_like("Q", A)))
+    return A
 
 
 def _product(X: Tensor, *, out: Tensor) -> Tensor:

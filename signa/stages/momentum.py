@@ -47,7 +47,7 @@ class Momentum(Stage):
     def __call__(self, x: Tensor, state: State, ctx: Context) -> Tensor:
         """The next direction."""
         nu = self.beta if self.nu == "beta" else self.nu
-        m = state["m"].mul_(self.beta).add_(x, alpha=1 - self.beta)
+        m = state["m"].lerp_(x, 1 - self.beta)
         out = m if nu == 1 else (x * (1 - nu)).add_(m, alpha=nu)  # m itself: what follows borrows it
         return out / (1 - self.beta) if self.heavy_ball else out
 

@@ -20,9 +20,9 @@ from .matrices import Matrices
 #: What a worker has for a matrix: no message, one that is zero throughout, or one that is not.
 ABSENT, SILENT, VOICE = 0, 1, 2
 
-#: Entries of all workers' matrices that are computed with at once, at the most (40 MiB of float32 for a temporary), so
+#: Entries of all workers' matrices that are computed with at once, at the most (30 MiB of float32 for a temporary), so
 #: that memory does not grow with their number; no bit depends on it. A probe sees all of them at once.
-WORKING = 10 << 20
+WORKING = 15 << 19
 
 
 @dataclass(frozen=True)
