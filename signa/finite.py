@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from .errors import Advice, GradientError, NonFinite
 
 _SMALL = 1 << 14  # entries
+_KIND = attrgetter("shape", "dtype", "device")
 
 Policy = Literal["abstain", "raise", "skip", "ignore"]
 
@@ -36,14 +38,13 @@ def first_nonfinite(gradients: Sequence[Tensor | None]) -> int | None:
 
 def _joined(gradients: Sequence[Tensor]) -> list[Tensor]:
     """The same entries in fewer tensors: a sum of a small one costs a call, whatever is in it."""
+    alike: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    for key, grad in zip(map(_KIND, gradients), gradients):
+        alike[key].append(grad)
     parts: list[Tensor] = []
-    small: dict[tuple[Any, ...], list[Tensor]] = {}
-    for grad in gradients:
-        if grad.numel() < _SMALL:
-            small.setdefault((grad.shape, grad.dtype, grad.device), []).append(grad)
-        else:
-            parts.append(grad)
-    return parts + [torch.stack(alike) for alike in small.values()]
+    for (shape, *_), group in alike.items():
+        parts += [torch.stack(group)] if shape.numel() < _SMALL else group
+    return parts
 
 
 def culprits(local: Sequence[int], rows: Sequence[Sequence[Tensor | None]], order: Sequence[int]) -> dict[int, int]:

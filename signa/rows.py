@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from .errors import GradientError, UnsupportedParameter
 from .routing import clean_name, parts_of
 
 Buffers = list[tuple[nn.Module, str]]
+
+_KIND = attrgetter("layout", "dtype")
 
 
 def buffers_of(model: object) -> Buffers:
@@ -79,8 +81,10 @@ class Rows:
             self._check_outside()
         rows = [[p.grad for p in self.parameters]] if self.single else [list(row) for row in self._rows]
         for row in rows:
-            for name, grad in zip(self.names, row, strict=True):
-                if grad is not None and (grad.layout != torch.strided or grad.is_complex()):
+            kinds = set(map(_KIND, (grad for grad in row if grad is not None)))
+            odd = {(layout, dtype) for layout, dtype in kinds if layout != torch.strided or dtype.is_complex}
+            for name, grad in zip(self.names, row, strict=True) if odd else ():
+                if grad is not None and _KIND(grad) in odd:
                     kind = "complex" if grad.layout == torch.strided else "sparse"
                     what = f"the gradient of '{name}' is {kind}: SignA updates dense real matrices"
                     raise UnsupportedParameter(f"{what} (nn.Embedding(..., sparse=False))")

@@ -24,6 +24,7 @@ Row: TypeAlias = tuple[float, float, float]
 Normalisation: TypeAlias = Literal["schatten4", "frobenius", "aol"]
 
 _SIDE = 32  # both sides are padded to a multiple of it: ragged ones take another path in a stack than alone
+_TINY = 16  # if both are no longer than this, they are padded to it: there is only one path
 _WIDTH = 320  # inner products up to this, or up to the side, are the same under 1 and 16 threads; longer ones are not
 _GROUP = 1 << 19  # entries done together by each thread of a CPU: they stay in its cache; no bit depends on it
 
@@ -229,14 +230,19 @@ def _like(name: str, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def _blocks(name: str, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """Scratch for x padded to whole sides, in blocks of columns: each lies in one piece, as their products want it."""
     B, m, n = x.shape
-    m, n = m + -m % _SIDE, n + -n % _SIDE
+    m, n = _padded(m, n)
     width = max(_WIDTH, m)
     widths = [min(width, n - first) for first in range(0, n, width)] or [0]
     return [own(f"newton_schulz.{name}{at}", (B, m, w), dtype, x.device) for at, w in enumerate(widths)]
 
 
+def _padded(m: int, n: int) -> tuple[int, int]:
+    side = _TINY if max(m, n) <= _TINY else _SIDE
+    return m + -m % side, n + -n % side
+
+
 def _columns(x: Tensor, blocks: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """The columns of x that each block is for, and the part of the block that they fill; in strips if x is transposed."""
+    """The columns of x that each block is for, in strips if x is transposed, and the part of the block for them."""
     first = 0
     for block in blocks:
         columns = x[..., first : first + block.shape[-1]]
@@ -256,7 +262,7 @@ def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> 
     unit = _like("unit", x, torch.promote_types(x.dtype, torch.float32))
     power_of_two_scale(x, out=unit)
     X = _blocks("X", x, dtype)
-    if m % _SIDE or n % _SIDE:
+    if _padded(m, n) != (m, n):
         for block in X:
             block.zero_()
     _put(unit, X)
@@ -355,7 +361,7 @@ def leading_pair(x: Tensor, squarings: int) -> Tensor:
     result = torch.empty_like(matrices, memory_format=torch.contiguous_format)
     with ieee_products(x.device):
         for part, out in zip(_groups(matrices), _groups(result)):
-            X = part.new_zeros(len(part), m + -m % _SIDE, n + -n % _SIDE)
+            X = part.new_zeros(len(part), *_padded(m, n))
             X[:, :m, :n] = power_of_two_scale(part)[0]
             blocks = _blocks("X", part, X.dtype)
             _put(X, blocks)
