@@ -339,6 +339,8 @@ def majority(planes: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> tup
     voters, half = len(planes), len(planes) // 2
     flat = planes.reshape(voters, -1)
     more, tie = out or (torch.empty_like(planes[0]), torch.empty_like(planes[0]))
+    if voters == 1:  # whose count of a bit is the bit
+        return more.copy_(planes[0]), tie.zero_()
     above, least = _seen(more.view(-1)), _seen(tie.view(-1))  # count > half and count >= half, of the digits so far
     ops = _library(above)
     for at, digits in _counted(flat):

@@ -91,7 +91,7 @@ def _countable(lane: Lane) -> bool:
 
 def _count(lane: Lane, block: Block, planes: Tensor, active: Tensor, clock: Clock) -> Fields | None:
     """Words of signs and of presence, from sign words (N, matrices, W); None if the aggregator cannot count."""
-    sign, there = torch.zeros_like(planes[0]), torch.zeros_like(planes[0])
+    whole: list[Tensor] = []
     for matrices, voters in alike(active):
         if not voters:
             continue
@@ -102,9 +102,12 @@ def _count(lane: Lane, block: Block, planes: Tensor, active: Tensor, clock: Cloc
         if pair is None:
             return None
         if everything:
-            sign, there = pair
-        else:
-            sign[matrices], there[matrices] = pair
+            whole = list(pair)
+            break
+        whole = whole or [torch.zeros_like(planes[0]), torch.zeros_like(planes[0])]
+        for every, own in zip(whole, pair, strict=True):
+            every[matrices] = own
+    sign, there = whole or planes.new_zeros(2, *planes.shape[1:])
     if rest := block.length % WORD:
         there[:, -1] &= (1 << rest) - 1  # what lies behind the last entry is 0
     return [sign, there]
