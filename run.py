@@ -120,7 +120,8 @@ def environment(venv: Path = VENV) -> str:
         todo = plan(stamp, works, wanted)
         if todo == "keep":
             return str(python)
-        say(f"{todo} {venv} (PyTorch is downloaded unless pip has it already)")
+        verb = "make" if todo == "remake" and not venv.exists() else todo
+        say(f"{verb} {venv} (PyTorch is downloaded unless pip has it already)")
         if todo == "remake":
             python.unlink(missing_ok=True)  # first, so that a removal that breaks off leaves nothing that seems to work
             shutil.rmtree(venv, ignore_errors=not venv.exists())

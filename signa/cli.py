@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict, cast, get_args
 
@@ -17,7 +18,7 @@ from . import commands
 from .commands.common import A_SPEC, AsJson, assignment, leads, print_json, ranks, stem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .lab.report import Reporter, Result
     from .lab.sinks import SinkConfig
@@ -102,17 +103,22 @@ def train(
         "plugins": tuple(plugin or ()), "sinks": chosen(sink or ()), "command": ["signa", *sys.argv[1:]],
         "report": terminal.reporter(leads() and not as_json),
     }  # fmt: skip
-    if resume is not None:
-        result = runner.resume(
-            resume, workers=workers, device=device, on_world_change=cast(WorldChange, on_world_change), **common
-        )  # fmt: skip
-        folder, results = result.folder, [result]
-    else:
-        changes = dict(assignment(text) for text in assign or [])
-        changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
-        folder, results = _trained(
-            spec or _default_experiment(device), changes, compare, name, out or Path("runs"), common
-        )
+    try:
+        if resume is not None:
+            result = runner.resume(
+                resume, workers=workers, device=device, on_world_change=cast(WorldChange, on_world_change), **common
+            )  # fmt: skip
+            folder, results = result.folder, [result]
+        else:
+            changes = dict(assignment(text) for text in assign or [])
+            changes |= {f"train.{key}": value for key, value in flags.items() if value is not None}
+            folder, results = _trained(
+                spec or _default_experiment(device), changes, compare, name, out or Path("runs"), common
+            )
+    except KeyboardInterrupt as stop:
+        if leads() and stop.args:
+            typer.echo(stop.args[0], err=True)
+        raise
     if leads() and as_json:
         print_json({"folder": str(folder), "runs": [result.summary() for result in results]})
     elif leads():
@@ -144,7 +150,7 @@ def _trained(
         loaded = loaded.replace({"train.workers": ranks()})
     name = name or stem(str(source)) + ("-compare" if compare else "")
     if not compare:
-        result = runner.train(loaded, name=name, out=out, **common)
+        result = runner.train(loaded, name=name, out=out, changed=changes, **common)
         return result.folder, [result]
     methods = [word.strip() for word in compare.split(",") if word.strip()]
     lab_compare.refuse_changes(loaded, changes)
@@ -164,17 +170,14 @@ def main() -> None:
     if ranks() > 1 and hasattr(signal, "alarm"):
         # torchrun ends the others as soon as one rank has died: two seconds let each say why
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(2))
+    plainly, warnings.formatwarning = warnings.formatwarning, partial(_formatted, warnings.formatwarning)
     try:
         app()
     except (KeyboardInterrupt, SystemExit) as stop:  # typer makes 130 of Ctrl-C
         if isinstance(stop, SystemExit) and stop.code != 130:
             raise
         if leads():
-            print(
-                "interrupted: what was measured stays. A run goes on from its last checkpoint with signa train "
-                "--resume and its folder, an ablation with the same command",
-                file=sys.stderr,
-            )
+            print("interrupted: what was measured stays", file=sys.stderr)
         _leave(130)
     except Exception as error:
         from .errors import SignaError, SpecError, WireError
@@ -191,6 +194,15 @@ def main() -> None:
             text = f"rank {os.environ.get('RANK')}: " + "; ".join(line.strip() for line in text.splitlines())
         print(f"{text}\n", end="", file=sys.stderr)  # in one piece: other ranks write as well
         _leave(2 if isinstance(error, SpecError) else 1)
+    finally:
+        warnings.formatwarning = plainly
+
+
+def _formatted(otherwise: Callable[..., str], message: Warning | str, category: type[Warning], *place: Any) -> str:
+    """Advice in a line, for the line of ours that gave it says nothing to a user; other warnings as ever."""
+    from .errors import Advice
+
+    return f"advice: {message}\n" if issubclass(category, Advice) else otherwise(message, category, *place)
 
 
 def _leave(code: int) -> NoReturn:

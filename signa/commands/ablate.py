@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,12 @@ import typer
 from .common import A_SPEC, AsJson, Plugins, assignment, leads, print_json, stem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..lab.ablation import Ablation
     from ..lab.ablation.board import Board
+    from ..lab.ablation.plan import Plan
+    from ..lab.ablation.report import Written
     from ..lab.ablation.tables import Table
 
 Against = Annotated[str, typer.Option(metavar="ARM", help="The arm that the others are compared with.")]
@@ -59,6 +64,7 @@ def ablate(
     name: Annotated[str, typer.Option(help="The folder's name.", show_default="the spec's name, -ablation")] = "",
     dry: Annotated[bool, typer.Option("--dry-run", help="Print the arms and the number of runs, and stop.")] = False,
     plugin: Plugins = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare arms of one spec: each at its own best learning rate, with the same seeds, and with intervals.
 
@@ -74,23 +80,34 @@ def ablate(
     section = _overridden(section, one_at_a_time, random, optuna, seeds, tune, tune_lr or [], against, budget)
     axes = [parse_vary(text) for text in vary or []]
     plan = make_plan(base, section, name=name or f"{stem(spec)}-ablation", axes=axes)
-    board = _board() if leads() else None
-    if leads():
-        typer.echo(_announced(plan, jobs))
+    say = partial(typer.echo, err=as_json)  # with --json, stdout holds the data alone
+    if leads() and not (dry and as_json):
+        say(_announced(plan, jobs))
     if dry:
+        if leads() and as_json:
+            print_json(_planned(plan))
         return
+    board = _board(say) if leads() else None
     try:
         left = execute(
             plan, out, jobs=jobs, budget=seconds_of(section.budget), plugins=plugins, board=board,
             command=["signa", *sys.argv[1:]],
         )  # fmt: skip
+    except KeyboardInterrupt:
+        if leads():
+            typer.echo("the same command goes on where it was", err=True)
+        raise
     finally:
         if board is not None:
             board.close()
-    if leads():
-        _report(left.folder, "")
-        if left.left:
-            typer.echo(f"the time is over: {left.left} runs or more are left; the same command goes on")
+    if not leads():
+        return
+    if as_json:
+        print_json({"folder": str(left.folder), "made": left.made, "left": left.left, **_told(_written(left.folder))})
+        return
+    _report(left.folder, "")
+    if left.left:
+        typer.echo(f"the time is over: {left.left} runs or more are left; the same command goes on")
 
 
 def report(
@@ -103,18 +120,35 @@ def report(
 
 
 def _report(folder: Path, against: str, *, as_json: bool = False) -> None:
-    from ..lab.ablation import read_archive, read_study
-    from ..lab.ablation.report import write_report
-
-    written = write_report((read_archive if folder.is_file() else read_study)(folder, against=against))
+    written = _written(folder, against)
     if as_json:
-        rows = [dict(zip(written.table.head, row)) for row in written.table.body]
-        print_json({"page": str(written.page), "rows": rows, "notes": list(written.notes)})
+        print_json(_told(written))
         return
     _print(written.table)
     for note in written.notes:
         typer.echo(note)
     typer.echo(f"{written.page} is the report; the folder report beside it has the tables and the figures")
+
+
+def _written(folder: Path, against: str = "") -> Written:
+    from ..lab.ablation import read_archive, read_study
+    from ..lab.ablation.report import write_report
+
+    return write_report((read_archive if folder.is_file() else read_study)(folder, against=against))
+
+
+def _told(written: Written) -> dict[str, Any]:
+    """A report as data: the cells as they are printed; `study.json` in the folder `report` has every number."""
+    rows = [dict(zip(written.table.head, row)) for row in written.table.body]
+    return {"page": str(written.page), "rows": rows, "notes": list(written.notes)}
+
+
+def _planned(plan: Plan) -> dict[str, Any]:
+    """A plan as data."""
+    runs, more = plan.counts()
+    tuned = {"points": plan.tune.points, "lr": list(plan.tune.lr)}
+    arms = [{"name": arm.name, "changes": arm.changes, "rates": list(arm.rates)} for arm in plan.arms]
+    return {"arms": arms, "against": plan.against, "seeds": list(plan.seeds), "tune": tuned, "runs": runs, "more": more}
 
 
 def _overridden(
@@ -152,7 +186,7 @@ def _overridden(
     return changed(section, {address: value for address, value in given.items() if value is not None})
 
 
-def _announced(plan: Any, jobs: int) -> str:
+def _announced(plan: Plan, jobs: int) -> str:
     """The arms and the number of runs."""
     runs, more = plan.counts()
     lines = [f"  {arm.name}{' (base)' if arm.name == plan.against else ''}" for arm in plan.arms[:40]]
@@ -164,15 +198,15 @@ def _announced(plan: Any, jobs: int) -> str:
     return "\n".join([f"{len(plan.arms)} arms{tuned}; seeds {seeds}:", *lines, f"{runs} runs{widened}{at_once}"])
 
 
-def _board() -> Board:
+def _board(say: Callable[[str], None]) -> Board:
     from ..lab.ablation.board import Lines, Live
 
     try:
         from rich.console import Console
     except ImportError:
-        return Lines(typer.echo)
+        return Lines(say)
     console = Console()
-    return Live(console) if console.is_terminal else Lines(typer.echo)
+    return Live(console) if console.is_terminal else Lines(say)
 
 
 def _print(table: Table) -> None:

@@ -85,6 +85,8 @@ class _Report:
 
 def _check_spec(source: str, model: str, workers: int | None, plugins: list[Path]) -> _Report:
     """Load a spec, its `train:` and `ablate:` too where it has them, route a model, and take two steps."""
+    from ..address import labels
+
     spec, section, arms = experiment_of(source, plugins)
     count = workers or spec.train.get("workers", 0)
     advice = [
@@ -93,7 +95,7 @@ def _check_spec(source: str, model: str, workers: int | None, plugins: list[Path
         for line in group.method.advice(count or 1)
     ]
     report = _Report(data={"id": spec.id, "groups": len(spec.groups), "advice": advice})
-    fine = f"{source}: fine; spec {spec.id}, {len(spec.groups)} groups"
+    fine = f"{source}: fine; spec {spec.id}, {len(spec.groups)} groups ({', '.join(labels(spec.groups))})"
     if spec.train or section:
         whole = _id(spec, section)
         report.data["experiment"] = whole

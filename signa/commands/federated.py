@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import A_SPEC, Assign, Plugins, assignment, stem
+from .common import A_SPEC, AsJson, Assign, Plugins, assignment, print_json, stem
 
 if TYPE_CHECKING:
     from ..lab.report import Reporter, Result
@@ -43,6 +44,7 @@ def federated(
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
     plugin: Plugins = None,
     sink: Annotated[list[str] | None, typer.Option(help="Tell the records elsewhere too, as in `signa train`.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train over Flower: clients send their signs in one letter a round; equal, bit for bit, to `signa train`."""
     if engine not in ENGINES:
@@ -65,13 +67,17 @@ def federated(
     loaded, _ = resolve(load_experiment(spec, plugins=plugin or [], changes=changes))
     how: dict[str, Any] = {
         "name": name or f"{stem(spec)}-federated", "out": out, "keep": keep, "plugins": plugin or [],
-        "sinks": sink or [], "report": terminal.reporter(True), "command": ["signa", *sys.argv[1:]],
+        "sinks": sink or [], "report": terminal.reporter(not as_json), "command": ["signa", *sys.argv[1:]],
     }  # fmt: skip
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         folder, text = _simulated(loaded, **how) if engine == "simulation" else _deployed(loaded, **how)
     finally:
         signal.signal(signal.SIGTERM, before)
+    if as_json:
+        read = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("summary", "federated"))
+        print_json({"folder": str(folder), "runs": [next(read)], "letters": next(read)})
+        return
     typer.echo(text)
     typer.echo(f"\n{folder} holds the spec, the metrics, the plot and federated.json, the bytes of the letters; "
                f"{time.monotonic() - started:.0f} s in all")  # fmt: skip

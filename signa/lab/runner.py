@@ -18,6 +18,7 @@ from ..checkpoints import WorldChange
 from ..rule import plain
 from ..spec import Spec
 from . import plots
+from .idle import refuse_idle
 from .job import Job
 from .records import Elsewhere, RunFolder, environment
 from .refusal import Diverged, refusal
@@ -62,13 +63,17 @@ def train(
     sinks: Sequence[SinkConfig] = (),
     report: Reporter | None = None,
     command: Sequence[str] = (),
+    changed: Iterable[str] = (),
 ) -> Result:
     """Train once and write `out/name`: the spec, the environment, the metrics, a summary, a sample and the plot.
 
     Where torchrun started several ranks, each calls this: the workers are spread over them, and rank 0 writes.
 
+    Args:
+        changed: addresses at which the spec was changed for this run.
+
     Raises:
-        SpecError: the spec, a setting or the name is wrong.
+        SpecError: the spec, a setting or the name is wrong, or a change is one that no parameter follows.
         Diverged: the training loss became infinite or NaN; what was measured until then stays in the folder.
         WireError: a rank was lost, or ranks differ.
     """
@@ -77,6 +82,7 @@ def train(
     text = spec.dump("yaml")
     with together(settings, text) as world:
         job = Job(spec, settings, world, plugins)
+        refuse_idle(job.optimizer.routing, changed)
         with new_folder(world, lambda: RunFolder(out, name)) as job.folder:
             job.folder.text("spec.yaml", text)
             job.folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
@@ -131,6 +137,9 @@ def finish(job: Job, report: Reporter, sinks: Iterable[SinkConfig]) -> Result:
         try:
             job.run(report)
             result = job.result()
+        except KeyboardInterrupt as stop:
+            stop.args = (_stopped(job),)  # for whoever tells the user
+            raise
         finally:
             report.stop()
         job.sinks.finish(result.summary())
@@ -143,6 +152,16 @@ def finish(job: Job, report: Reporter, sinks: Iterable[SinkConfig]) -> Result:
             report.say(note)
         folder.json("summary.json", result.summary())
     return result
+
+
+def _stopped(job: Job) -> str:
+    """How an interrupted run goes on."""
+    path, s = job.folder.path, job.settings
+    where = f"{path} stopped at step {job.progress.step} of {s.steps}"
+    if any(job.checkpoints.glob("step-*")):
+        return f"{where}: signa train --resume {path} goes on from its last checkpoint"
+    saves = f"every {s.checkpoint_every} steps (train.checkpoint_every)" if s.checkpoint_every else "not"
+    return f"{where} and saves {saves}, so it has no checkpoint: signa train {path / 'spec.yaml'} begins it anew"
 
 
 def _begun(job: Job, configs: Iterable[SinkConfig], report: Reporter) -> Sinks:

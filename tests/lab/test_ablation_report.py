@@ -338,6 +338,31 @@ def test_the_commands(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "spec-ablation" / "report.html").exists()
 
 
+def test_the_commands_as_json(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(plan_spec())
+
+    def told(*more: str) -> tuple[dict[str, Any], str]:
+        words = ["ablate", str(spec), "--vary", f"{SCHEDULE}=polar6,jordan5", "--out", str(tmp_path), "--json"]
+        assert signa(monkeypatch, *words, *more) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out), err
+
+    planned, beside = told("--dry-run")
+    assert [arm["name"] for arm in planned["arms"]] == ["schedule=polar6", "schedule=jordan5"]
+    assert planned["arms"][1]["changes"] == {SCHEDULE: "jordan5"} and planned["against"] == "schedule=polar6"
+    assert (planned["runs"], planned["more"], planned["seeds"], planned["tune"]["points"]) == (10, 8, [0, 1, 2], 3)
+    assert not beside and not (tmp_path / "spec-ablation").exists()
+    begun, _ = told("--budget", "0s")
+    assert (begun["made"], begun["left"]) == (0, 6)
+    whole, beside = told()
+    assert whole["left"] == 0 and whole["made"] >= 10 and "[10/" in beside and "2 arms" in beside
+    assert whole["folder"] == str(tmp_path / "spec-ablation") and Path(whole["page"]).exists()
+    assert signa(monkeypatch, "report", whole["folder"], "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["rows"] == whole["rows"] and {row["arm"] for row in whole["rows"]} >= {"schedule=polar6 (base)"}
+
+
 def plan_spec() -> str:
     from tests.lab.ablations import base
 

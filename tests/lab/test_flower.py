@@ -186,6 +186,16 @@ def test_flower_in_one_process_is_the_simulation(app: typer.Typer, tmp_path: Pat
     assert told["models_sent"] > 0 and os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
 
 
+def test_flower_as_json(app: typer.Typer, tmp_path: Path) -> None:
+    pytest.importorskip("flwr")
+    done = run(app, "--out", str(tmp_path), "--name", "told", "--clients", "2", "--steps", "2", "--json")
+    assert done.exit_code == 0, done.output
+    said, folder = json.loads(done.stdout), tmp_path / "told"
+    assert said["folder"] == str(folder) and said["runs"] == [json.loads((folder / "summary.json").read_text())]
+    assert said["letters"] == json.loads((folder / "federated.json").read_text())
+    assert said["letters"]["clients"] == said["runs"][0]["workers"] == 2 and said["letters"]["bytes_up"] > 0
+
+
 class Nodes:
     """A grid whose nodes come and go; node 10 + j answers for worker ``workers[j]``."""
 

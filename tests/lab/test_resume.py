@@ -53,6 +53,21 @@ def test_a_stopped_run_ends_as_the_whole_one(monkeypatch: Patch, tmp_path: Path,
     assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["step-00000012"]
 
 
+def test_ctrl_c_says_how_to_go_on(monkeypatch: Patch, tmp_path: Path, capsys: Said) -> None:
+    def said(step: int, name: str) -> str:
+        with monkeypatch.context() as patch:
+            stopping(patch, step)
+            assert tiny(patch, tmp_path, *EVERY, "--name", name) == 130
+        return capsys.readouterr().err
+
+    path = tmp_path / "late"
+    assert f"{path} stopped at step 6 of 12: signa train --resume {path} goes on" in said(6, "late")
+    path = tmp_path / "early"
+    text = said(2, "early")
+    assert "saves every 4 steps (train.checkpoint_every)" in text
+    assert f"signa train {path / 'spec.yaml'} begins it anew" in text
+
+
 def test_a_run_that_stopped_at_its_very_end(monkeypatch: Patch, tmp_path: Path) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(text.ShakespeareTask, "sample", lambda *_: 1 / 0)

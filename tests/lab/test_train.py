@@ -15,7 +15,7 @@ from signa.lab.records import RunFolder, read_metrics
 from signa.lab.schedules import Cosine, Linear, Wsd
 from signa.lab.settings import Settings, load_experiment, read_settings
 from signa.lab.tasks import Shakespeare, read_shakespeare
-from tests.lab.tiny import losses, signa, tiny
+from tests.lab.tiny import TINY, losses, signa, tiny
 
 ROOT = Path(__file__).parents[2]
 Patch = pytest.MonkeyPatch
@@ -181,10 +181,39 @@ def test_the_environment_names_no_host(monkeypatch: Patch) -> None:
     assert platform.node() not in json.dumps(records.environment(["signa"], torch.device("cpu"))) or not platform.node()
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch: Patch, capsys: Said) -> None:
+def test_ctrl_c_exits_with_130(monkeypatch: Patch, capsys: Said) -> None:
     def interrupted() -> None:
         raise SystemExit(130)  # what typer makes of it
 
     monkeypatch.setattr("signa.cli.app", interrupted)
     assert signa(monkeypatch, "train") == 130
-    assert "signa train --resume and its folder, an ablation with the same command" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted: what was measured stays\n"
+
+
+def test_a_change_that_no_parameter_follows_is_refused(monkeypatch: Patch, tmp_path: Path, capsys: Said) -> None:
+    """The second group of a preset takes tied parameters, of which there are none, and not the matrices."""
+
+    def changed(address: str) -> int:
+        words = ["train", "signmuon", "--steps", "2", "--workers", "1", "--device", "cpu", "--out", str(tmp_path)]
+        return signa(monkeypatch, *words, *(w for item in (*TINY, address) for w in ("--set", item)))
+
+    for address in ("groups.1.up=sign", "groups.tied.lr=0.1"):
+        assert changed(address) == 2
+        said = capsys.readouterr().err
+        assert f"{address.split('=')[0]}: it would change nothing" in said
+        assert "because: group 'tied' has none of the model's parameters" in said
+        assert "groups.signmuon" in said.split("instead: change ")[1]
+    assert not any(tmp_path.iterdir())
+    assert changed("groups.signmuon.lr=0.1") == 0
+
+
+def test_advice_is_a_line_on_the_command_line() -> None:
+    code = (
+        "import warnings; from signa import cli; from signa.errors import Advice\n"
+        "def app():\n    warnings.warn(Advice('take an odd number'))\n    warnings.warn('something else')\n"
+        "cli.app = app; cli.main(); warnings.warn(Advice('and later as ever'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    first, second, later = done.stderr.splitlines()
+    assert (first, second) == ("advice: take an odd number", "<string>:4: UserWarning: something else")
+    assert later.endswith(": Advice: and later as ever")

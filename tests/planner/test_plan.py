@@ -190,6 +190,21 @@ def test_a_machine_is_measured_once_and_saved(tmp_path: Path) -> None:
     assert again == found and measured(spec, model, known=again) == again
 
 
+def test_a_pause_of_the_machine_is_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_BUDGET", 0.01)
+    calls = iter([0.001] * 4 + [0.05] + [0.001] * 1000)
+
+    def made(m: int, n: int, count: int) -> Callable[[], list[float]]:
+        def act() -> list[float]:
+            time.sleep(taken := next(calls))
+            return [taken]
+
+        return act
+
+    (seconds,) = timing._timed(8, 8, 1, made)
+    assert seconds == 0.001
+
+
 def test_a_matrix_that_is_too_large_is_timed_at_smaller_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -41,7 +41,10 @@ def perform(
             runner.resume(path, plugins=plugins, report=report, command=command)
         else:
             spec = spec_of(book.plan, arm, run.rate, run.seed)
-            runner.train(spec, name=path.name, out=path.parent, plugins=plugins, report=report, command=command)
+            runner.train(
+                spec, name=path.name, out=path.parent, plugins=plugins, report=report, command=command,
+                changed=arm.changes,
+            )  # fmt: skip
 
 
 class Processes:
