@@ -65,7 +65,11 @@ def plan(
     passes = seconds(compute, "--compute") if compute else 0.0
     changes = dict(map(_rate, rates or []))
     chosen, (named, _) = spec_of(spec, plugin or []), model_of(model)
-    known = Machine.load(machine, together) if machine and machine.exists() else Machine(together=together)
+    known = Machine(together=together)
+    if machine and machine.exists():
+        known = Machine.load(machine, together)
+    else:
+        typer.echo("measuring this machine, for some ten seconds; --machine FILE keeps what it finds", err=True)
     found = measured(chosen, named, known=known, bucket_mb=bucket_mb)
     if machine:
         found.save(machine)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ..address import labels
 from ..errors import Fault, Problem, SpecError
 from ..reading import validated
 from ..rule import Count, Frozen, Positive, Share, plain
@@ -16,6 +17,7 @@ from ..sources import Source, read
 from ..spec import Spec
 from ..transport.planning import Exchange, Server
 from ..transport.sums import Int8
+from .refusal import refusal
 from .schedules import Schedule, Wsd, schedules
 from .tasks import Shakespeare, TaskConfig, tasks
 
@@ -103,7 +105,23 @@ def load_experiment(
     """
     spec = Spec.load(source, plugins=plugins)
     path = Path(source)
+    for address in changes or {}:
+        _begins_a_spec(address, spec)
     settings = read_settings(spec.train, read(path)[1] if path.suffix else None)
     spec = spec.replace({"train": plain(settings), **(changes or {})})
     read_settings(spec.train)
     return spec
+
+
+def _begins_a_spec(address: str, spec: Spec) -> None:
+    """Refuse an address whose first word was left out."""
+    word = address.split(".")[0]
+    if word in Spec.model_fields:
+        return
+    groups = ", ".join(f"groups.{name}.{address}" for name in labels(spec.groups))
+    raise refusal(
+        "no part of a spec begins so",
+        address=address,
+        because=f"a spec has {', '.join(sorted(Spec.model_fields))}",
+        instead=f"write train.{address}" if word in Settings.model_fields else f"write one of {groups}",
+    )

@@ -207,6 +207,14 @@ def test_a_change_that_no_parameter_follows_is_refused(monkeypatch: Patch, tmp_p
     assert changed("groups.signmuon.lr=0.1") == 0
 
 
+def test_an_address_without_its_beginning(monkeypatch: Patch, tmp_path: Path, capsys: Said) -> None:
+    assert tiny(monkeypatch, tmp_path, "--set", "worker.momentum.beta=0.9") == 2
+    assert "instead: write one of groups.vocabulary.worker.momentum.beta, groups.matrices.w" in capsys.readouterr().err
+    assert tiny(monkeypatch, tmp_path, "--set", "eval_every=3") == 2
+    said = capsys.readouterr().err
+    assert "eval_every: no part of a spec begins so" in said and "instead: write train.eval_every" in said
+
+
 def test_advice_is_a_line_on_the_command_line() -> None:
     code = (
         "import warnings; from signa import cli; from signa.errors import Advice\n"
