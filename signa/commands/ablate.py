@@ -210,7 +210,7 @@ def _board(say: Callable[[str], None]) -> Board:
 
 
 def _print(table: Table) -> None:
-    """The table by rich on a terminal, as markdown elsewhere."""
+    """The table by rich on a terminal, arm by arm on one that it does not fit, as markdown elsewhere."""
     try:
         from rich.console import Console
         from rich.table import Table as Drawn
@@ -227,4 +227,18 @@ def _print(table: Table) -> None:
         drawn.add_column(Text(head), justify="right" if number else "left")
     for number, row in enumerate(table.body):
         drawn.add_row(*(Text(cell) for cell in row), style="bold" if number == table.best else "")
-    console.print(drawn)
+    whole = console.measure(drawn, options=console.options.update(max_width=10_000)).maximum
+    if whole <= console.width:
+        console.print(drawn)
+    else:
+        typer.echo(_tall(table))
+
+
+def _tall(table: Table) -> str:
+    """A line for each cell that says something, below its arm: rich would cut the numbers to make the columns fit."""
+    wide = max(map(len, table.head[1:]))
+    lines: list[str] = []
+    for row in table.body:
+        lines += ["", row[0]]
+        lines += [f"  {head:<{wide}}  {cell}" for head, cell in zip(table.head[1:], row[1:]) if cell]
+    return "\n".join([*lines[1:], ""])

@@ -310,6 +310,20 @@ def test_tables() -> None:
     assert r"\textbf{x\_y} & \textbf{$-$0.5 $\pm$ 1e-7} \\" in table.latex()
 
 
+@pytest.mark.parametrize(("width", "whole"), [(60, False), (200, True)])
+def test_a_terminal_that_the_table_does_not_fit(
+    width: int, whole: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    console = pytest.importorskip("rich.console").Console
+    monkeypatch.setattr("rich.console.Console", lambda: console(force_terminal=True, width=width, no_color=True))
+    assert signa(monkeypatch, "report", str(folder)) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said and ("┃" in said) == whole
+    table = write_report(read_study(folder)).table
+    assert all(cell in said for row in table.body for cell in row)
+    assert whole or f"\n  {table.head[1]}" in said
+
+
 def test_one_seed_is_said_to_tell_nothing(fake: Fake, tmp_path: Path) -> None:
     study: Study = read_study(execute(plan(seeds=1), tmp_path).folder)
     written = write_report(study)
