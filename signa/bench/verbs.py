@@ -66,7 +66,7 @@ def run(name: str, options: Options, command: Sequence[str] = ()) -> dict[str, A
     """
     if name not in VERBS:
         known = list(VERBS)
-        raise refusal(f"unknown benchmark '{name}'", because=f"known: {', '.join(known)}", instead=closest(name, known))
+        raise refusal(f"unknown benchmark '{name}'", instead=closest(name, known))
     verb = VERBS[name]
     if options.workers and verb.workers == 1:
         several = [other for other, one in VERBS.items() if one.workers > 1]

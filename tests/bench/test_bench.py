@@ -233,7 +233,8 @@ def test_options_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("name", "options", "said"), [
-    ("stop", Options(), "unknown benchmark 'stop'"), ("step", Options(workers=3), "'step' is of one worker"),
+    ("stop", Options(), "unknown benchmark 'stop'\\n  instead: "),
+    ("step", Options(workers=3), "'step' is of one worker"),
     ("step", Options(device="mps"), "clocks are made for cpu, cuda and cuda:N"),
     ("step", Options(shapes=("x",)), "'x' is no model"),
 ])  # fmt: skip
