@@ -10,6 +10,7 @@ from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler now
 
 from .engine import Engine, Scalars, Shared
 from .errors import Advice, GradientError, NonFinite, SignaError
@@ -187,6 +188,7 @@ class SignA(torch.optim.Optimizer):
     def steps(self, value: int) -> None:
         self._pace.go_to(value)
 
+    @_disable_dynamo  # as torch.optim's: of a compiled step() the tracer would fail on our lists, for nothing
     def _step(self) -> None:
         self._pace.start(fresh=self._fresh)
         self._engine.exact.refuse_inside("step()")
