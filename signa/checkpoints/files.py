@@ -50,16 +50,16 @@ class Hashed:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.sha256, self.bytes = file, hashlib.sha256(), 0
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         """All of it."""
         try:
             self._file.write(data)
-        except OSError as error:  # torch's zip writer hides it behind an error of its own
+            self.sha256.update(data)
+        except BaseException as error:  # torch's zip writer hides it, an interrupt too, behind an error of its own
             self.error = self.error or error
             raise
-        self.sha256.update(data)
         self.bytes += len(data)
         return len(data)
 

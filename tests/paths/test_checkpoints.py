@@ -468,76 +468,7 @@ def test_only_between_steps_and_outside_exact(tmp_path: Path) -> None:
         signa.save_checkpoint(tmp_path, dict(model.named_parameters()), opt)  # type: ignore[arg-type]
 
 
-# Kill at every write point -------------------------------------------------------------------------------------------
-
-POINTS = [(os, "replace"), (os, "fsync"), (torch, "save"), (os, "mkdir"), (os, "rmdir"), (os, "unlink")]
-
-
-class Killed(BaseException):
-    """As an interrupt."""
-
-
-class Faulty:
-    """Raises at its n-th call."""
-
-    def __init__(self, real: Callable[..., Any], at: int, code: int) -> None:
-        self.real, self.at, self.code, self.calls = real, at, code, 0
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.calls += 1
-        if self.calls == self.at:
-            raise OSError(self.code, os.strerror(self.code)) if self.code else Killed()
-        return self.real(*args, **kwargs)
-
-
-@pytest.mark.parametrize("fault", ["killed", "full", "read-only"])
-def test_stopped_at_any_point_either_the_old_or_the_new_checkpoint_loads(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = net()
-    opt = build("ef21muonsign", model)
-    states: dict[int, dict[str, Tensor]] = {}
-    twin = net(seed=1)
-    other = build("ef21muonsign", twin)
-    code = {"full": errno.ENOSPC, "read-only": errno.EROFS}.get(fault, 0)
-    train(model, opt, None, 1)
-    newest = opt.steps
-    signa.save_checkpoint(tmp_path, model, opt)
-    states[newest] = snapshot(model, opt)
-    stopped = 0
-    for module, name in POINTS:
-        for call in range(1, 20):
-            train(model, opt, None, 1)
-            states[opt.steps] = snapshot(model, opt)
-            faulty = Faulty(getattr(module, name), call, code)
-            with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                patch.setattr(module, name, faulty)
-                if fault == "killed":  # who is killed cleans nothing up
-                    patch.setattr(files, "discard", lambda *args: None)
-                try:
-                    signa.save_checkpoint(tmp_path, model, opt, keep=2)
-                except (CheckpointError, Killed) as raised:
-                    assert type(raised) is (Killed if fault == "killed" else CheckpointError)
-                    assert fault != "full" or "No space left on device" in str(raised)
-                    assert fault != "read-only" or "Read-only file system" in str(raised)
-            there = (tmp_path / f"step-{opt.steps:08d}").exists()
-            newest = opt.steps if there else newest
-            assert signa.load_checkpoint(tmp_path, twin, other)["step"] == newest
-            same(snapshot(twin, other), states[newest])
-            for path in files.complete(tmp_path):
-                signa.load_checkpoint(path, twin, other)
-            if fault != "killed" and faulty.calls < call:
-                assert not told
-            if faulty.calls < call:  # it was not called that often: nothing failed
-                assert there
-                break
-            stopped += 1
-        assert call > 1, name
-    assert stopped >= 12
-    train(model, opt, None, 1)
-    signa.save_checkpoint(tmp_path, model, opt, keep=2)
-    assert all(path.name.startswith("step-") for path in tmp_path.iterdir())  # nothing is left behind
+# A disk that refuses (at every operation of a save: test_write_points.py) ---------------------------------------------
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
