@@ -45,11 +45,19 @@ RANKS = [
     ),
     Row(
         "a dead or silent rank is a typed error on every survivor, within the timeout",
-        "nobody looks at the clock",
+        "an error of the backend is passed on as it is",
         "transport/ranks.py",
-        "if now - begun > self.timeout:",
-        "if now - begun > 100 * self.timeout + 100:",
-        ("tests/ranks/test_deaths.py::test_the_host_of_the_store_hangs",),
+        '            raise self.meet(kind, f"{what} failed after {elapsed:.1f} s ({said})") from error\n',
+        "            raise\n",
+        ("tests/ranks/test_deaths.py::test_a_rank_dies[kill-middle]",),
+    ),
+    Row(
+        "an error on one rank is told to the others at once",
+        "nobody looks at what others report",
+        "transport/ranks.py",
+        "if reported := self._reported():",
+        'if reported := "":',
+        ("tests/ranks/test_faults.py::test_an_error_in_step_is_told_to_the_others",),
     ),
     Row(
         "after a fault the optimizer takes no further step",
