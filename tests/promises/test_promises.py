@@ -7,17 +7,14 @@ The quick half holds the table to the code and ``docs/promises.md`` to the table
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.promises.inject import outcome
 from tests.promises.row import Row
 from tests.promises.table import ROWS
 from tests.test_docs import compare
@@ -70,15 +67,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in ("pyproject.toml", "run.py", "README.md"):
         shutil.copy(ROOT / file, there)
     return there
-
-
-def outcome(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """pytest's exit code and words for these tests of a copy."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rfE", "--tb=line", "-m", "", *tests]
-    # Without compiled files: two texts of one length and one second are one file to Python.
-    env = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False, timeout=900)
-    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
