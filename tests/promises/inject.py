@@ -19,7 +19,7 @@ def outcome(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
     said = tree / "said.txt"
     process = context.Process(target=_run, args=(str(tree), list(tests), str(said)))
     process.start()
-    process.join(600)
+    process.join(300)
     if process.is_alive():
         process.kill()
         process.join()
