@@ -72,16 +72,23 @@ class Ended:
 
 
 def processes(
-    size: int, f: Callable[..., Any], *args: Any, timeout: float = 2.0, deadline: float = 40.0, host: bool = False
+    size: int,
+    f: Callable[..., Any],
+    *args: Any,
+    timeout: float = 2.0,
+    deadline: float = 40.0,
+    host: bool = False,
+    heard: Callable[[int, Any, int], None] | None = None,
 ) -> list[Ended]:
     """How f(rank, arguments, say, *args) ended on every rank; what it returns is its last word, as if it said it.
 
-    ``host``: rank 0 hosts the store itself. A rank that is alive when all others have ended is killed after a grace.
+    ``host``: rank 0 hosts the store itself. ``heard`` is told each word as it comes: who said it, what, and the
+    process' number. A rank that is stopped (SIGSTOP) when all others have ended is killed.
     """
     context = multiprocessing.get_context("forkserver")
     # torch imports its compiler, seconds of work, when the first optimizer is made.
     torchs = ["torch._dynamo", "torch.distributed", "torch.distributed.fsdp"]
-    context.set_forkserver_preload([*torchs, "pytest", "signa.optim", "tests.ranks.cases"])
+    context.set_forkserver_preload([*torchs, "pytest", "signa.optim", "signa.checkpoints", "tests.ranks.cases"])
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     ranks = [
@@ -110,6 +117,9 @@ def processes(
                 last[rank] = time.monotonic()
             except EOFError:
                 del readers[ready]
+                continue
+            if heard:
+                heard(rank, said[rank][-1], ranks[rank].pid or 0)
     codes = [None if rank in sentinels.values() else process.exitcode for rank, process in enumerate(ranks)]
     for process in ranks:
         if process.is_alive():
