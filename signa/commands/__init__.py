@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from . import ablate, begin, bench, certify, check, describe, differ, doctor, federated, plan
+from . import ablate, begin, bench, certify, check, describe, differ, doctor, federated, plan, verify
 
 __all__ = ["register"]
 
-MODULES = (describe, check, differ, begin, ablate, certify, federated, plan, bench, doctor)
+MODULES = (describe, check, differ, begin, ablate, certify, federated, plan, bench, doctor, verify)
 
 
 def register(app: typer.Typer) -> None:

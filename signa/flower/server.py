@@ -15,7 +15,8 @@ from ..lab.client import taking_part
 from ..lab.job import Job, model_digest
 from ..lab.ledger import Ledger
 from ..lab.progress import Progress
-from ..lab.records import RunFolder, environment
+from ..lab.facts import facts
+from ..lab.records import RunFolder
 from ..lab.refusal import refusal
 from ..lab.report import Reporter, Result, Silent
 from ..lab.settings import Settings
@@ -188,7 +189,7 @@ def serve(
 
     job = FederatedJob(spec, settings, world, plugins)
     with runner.new_folder(world, lambda: RunFolder(out, name)) as job.folder:
-        job.folder.text("spec.yaml", spec.dump("yaml"))
-        job.folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
+        job.folder.text("spec.yaml", text := spec.dump("yaml"))
+        job.folder.json("environment.json", facts(job, command, text))
         carrier.gather(settings.workers)
         return runner.finish(job, report, sinks)

@@ -29,7 +29,7 @@ from .sinks import Sinks
 from .tasks import seed_of, seeded
 from .world import World
 
-__all__ = ["Job", "model_digest"]
+__all__ = ["Job", "digests", "model_digest"]
 
 
 class Job:
@@ -41,7 +41,7 @@ class Job:
     folder: RunFolder | Elsewhere
 
     def __init__(self, spec: Spec, settings: Settings, world: World, plugins: Sequence[Path]) -> None:
-        self.spec, self.settings, self.world = spec, settings, world
+        self.spec, self.settings, self.world, self.plugins = spec, settings, world, tuple(plugins)
         device, steps = world.device, settings.steps
         self.task = settings.task.open(
             workers=settings.workers, batch=settings.batch, seed=settings.seed, device=device
@@ -76,18 +76,21 @@ class Job:
         """Where they lie."""
         return self.folder.path / "checkpoints"
 
-    def run(self, report: Reporter) -> None:
-        """Every step that is left. Collective.
+    def run(self, report: Reporter, until: int | None = None) -> None:
+        """Every step that is left, or those up to ``until``. Collective.
 
         Raises:
             Diverged: on every rank.
         """
         s, progress = self.settings, self.progress
-        while progress.step < s.steps:
+        self._trail([], head=True)
+        while progress.step < (s.steps if until is None else until):
             logs = (progress.step + 1) % s.log_every == 0 or progress.step + 1 == s.steps
-            train_loss = self._step(measure=logs)
-            done, metrics = progress.step, None
-            if train_loss is not None:
+            losses = self._step(measure=logs)
+            done, metrics, train_loss = progress.step, None, None
+            if losses is not None:
+                train_loss, each = losses
+                self._trail(each)
                 self._log(train_loss)
             if found := self.diagnostics.record():
                 self._write(step=done, examples=progress.examples, **found)
@@ -98,8 +101,8 @@ class Job:
                 self._save()
             report.progress(done, train_loss=train_loss, metrics=metrics)
 
-    def _step(self, *, measure: bool) -> float | None:
-        """Every worker's gradient, and one step; with ``measure`` the mean loss since the last time."""
+    def _step(self, *, measure: bool) -> tuple[float, list[float]] | None:
+        """Every worker's gradient, and one step; with ``measure`` the mean loss since the last time, and each step's."""
         start, losses = time.perf_counter(), []
         present = set(taking_part(self.settings, self.progress.step))
         with self.progress.ledger.step():  # with overlap, messages leave while gradients are computed
@@ -115,11 +118,11 @@ class Job:
         self.progress.step += 1
         draws = self.settings.accumulate * self.settings.local_steps
         self.progress.examples += len(present) * draws * self.task.examples
-        train_loss = None
+        measured = None
         if measure:  # reading a number waits for the device: not at every step
-            train_loss = self.progress.losses.take(self.world)
+            measured = self.progress.losses.take(self.world)
         self.progress.seconds += time.perf_counter() - start
-        return train_loss
+        return measured
 
     def _log(self, train_loss: float) -> None:
         done = self.progress.step
@@ -132,6 +135,14 @@ class Job:
             **self.progress.ledger.line(),
         )
         self._refuse("the training loss", train_loss)
+
+    def _trail(self, losses: list[float], *, head: bool = False) -> None:
+        """The losses of the steps since the last line, and the model's digests, for whoever replays the run."""
+        if self.world.leads:
+            found = digests(self.model)
+            names = {"names": list(found)} if head else {}
+            record = {"step": self.progress.step, **names, "losses": losses, "digests": [f"{n % 2**64:016x}" for n in found.values()]}
+            self.folder.trail(record, head=head)
 
     def _refuse(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -206,7 +217,12 @@ def needs_weights(group: ParamGroup) -> bool:
     return getattr(group.method.aggregate, "weights", None) == ()
 
 
+def digests(model: nn.Module) -> dict[str, int]:
+    """64 bits, as a signed number, for everything in the model's state_dict, in the order of the names."""
+    return {name: int(digest(value)) for name, value in sorted(model.state_dict().items())}
+
+
 def model_digest(model: nn.Module) -> str:
     """16 hex digits that stand for the names and bits of everything in the model's state_dict."""
-    lines = [f"{name} {int(digest(value))}" for name, value in sorted(model.state_dict().items())]
+    lines = [f"{name} {number}" for name, number in digests(model).items()]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()

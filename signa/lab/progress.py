@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,11 @@ __all__ = ["Losses", "Progress"]
 class Losses:
     """The mean training loss, added in float64 in the order of steps and workers, so ranks find one process' number.
 
-    Reading a loss waits for the device, so they are kept until ``fold``.
+    Reading a loss waits for the device, so they are kept until ``fold``. ``each`` are the means of the single steps.
     """
 
-    def __init__(self, total: float = 0.0, count: int = 0) -> None:
-        self.total, self.count = total, count
+    def __init__(self, total: float = 0.0, count: int = 0, each: Sequence[float] = ()) -> None:
+        self.total, self.count, self.each = total, count, list(each)
         self._waiting: list[list[Tensor]] = []
 
     def add(self, losses: Sequence[Tensor]) -> None:
@@ -36,15 +37,17 @@ class Losses:
         numbers = iter(torch.stack(flat).tolist() if flat else [])  # read at once: each reading waits for the device
         rows = [[next(numbers) for _ in row] for row in waiting]
         for row in world.beside(rows):
+            own = 0.0
             for loss in row:  # not sum(), which compensates from Python 3.12 on
-                self.total, self.count = self.total + loss, self.count + 1
+                self.total, self.count, own = self.total + loss, self.count + 1, own + loss
+            self.each.append(own / len(row) if row else math.nan)
 
-    def take(self, world: World) -> float:
-        """The mean since the last one; collective."""
+    def take(self, world: World) -> tuple[float, list[float]]:
+        """The mean since the last one, and those of the steps in it; collective."""
         self.fold(world)
-        mean = self.total / self.count
-        self.total, self.count = 0.0, 0
-        return mean
+        mean, each = self.total / self.count, self.each
+        self.total, self.count, self.each = 0.0, 0, []
+        return mean, each
 
 
 @dataclass
@@ -66,7 +69,7 @@ class Progress:
             "examples": self.examples,
             "seconds": self.seconds,
             "metrics": self.metrics,
-            "losses": [self.losses.total, self.losses.count],
+            "losses": [self.losses.total, self.losses.count, self.losses.each],
             "ledger": self.ledger.state_dict(),
         }
 

@@ -1,6 +1,8 @@
 """The run folder: what a run writes, so that a kill at any moment leaves files that can be read.
 
-`metrics.jsonl` grows by whole lines, one system call each; every other file is written beside its name and renamed.
+`metrics.jsonl` and `trail.jsonl` grow by whole lines, one system call each; every other file is written beside its name
+and renamed. The trail is what :mod:`signa.lab.verify` holds a replay against: the loss of every step, and the digests
+of the model where a loss is logged.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import torch
 from .. import __version__
 from .refusal import refusal
 
-__all__ = ["Elsewhere", "RunFolder", "environment", "read_metrics"]
+__all__ = ["Elsewhere", "RunFolder", "as_line", "environment", "read_metrics"]
 
+TRAIL = "trail.jsonl"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Value = int | float | bool | None
 
@@ -63,21 +66,23 @@ class RunFolder:
         return folder
 
     def cut(self, step: int) -> list[dict[str, Any]]:
-        """Take back the metrics after this step; those that stay."""
-        path, kept, length = self.path / "metrics.jsonl", [], 0
-        for line in path.read_bytes().splitlines(keepends=True):
-            record = json.loads(line) if line.endswith(b"\n") else {"step": step + 1}  # a line that was cut off
-            if record["step"] > step:
-                break
-            kept.append(record)
-            length += len(line)
-        os.truncate(path, length)
-        return kept
+        """Take back the metrics and the trail after this step; the metrics that stay."""
+        if (self.path / TRAIL).exists():
+            _cut(self.path / TRAIL, step)
+        return _cut(self.path / "metrics.jsonl", step)
 
     def metric(self, record: Mapping[str, Value]) -> None:
         """Append one line; a number that is not finite is written as null, which JSON can hold."""
-        line = json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()})
-        os.write(self._metrics, line.encode() + b"\n")
+        os.write(self._metrics, as_line(record).encode())
+
+    def trail(self, record: Mapping[str, Any], *, head: bool = False) -> None:
+        """Append one line to the trail; the ``head``, which has the names, only where nothing stands there yet."""
+        file = os.open(self.path / TRAIL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            if not (head and os.fstat(file).st_size):
+                os.write(file, as_line(record).encode())
+        finally:
+            os.close(file)
 
     def text(self, name: str, content: str) -> None:
         """Write a whole file, or none of it."""
@@ -111,6 +116,9 @@ class Elsewhere:
     def metric(self, record: Mapping[str, Value]) -> None:
         """Nothing."""
 
+    def trail(self, record: Mapping[str, Any], *, head: bool = False) -> None:
+        """Nothing."""
+
     def cut(self, step: int) -> list[dict[str, Any]]:
         """Nothing."""
         return []
@@ -128,8 +136,36 @@ class Elsewhere:
         return
 
 
+def as_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON; a number that is not finite is null, in a list too.
+
+    >>> as_line({"step": 1, "losses": [0.1, float("nan")]})
+    '{"step": 1, "losses": [0.1, null]}\\n'
+    """
+    return json.dumps({key: _finite(value) for key, value in record.items()}) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cut(path: Path, step: int) -> list[dict[str, Any]]:
+    """Take back the lines after this step; those that stay."""
+    kept, length = [], 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        record = json.loads(line) if line.endswith(b"\n") else {"step": step + 1}  # a line that was cut off
+        if record["step"] > step:
+            break
+        kept.append(record)
+        length += len(line)
+    os.truncate(path, length)
+    return kept
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, without a last line that was cut off."""
+    """The records of a metrics.jsonl, or of a trail.jsonl, without a last line that was cut off."""
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 

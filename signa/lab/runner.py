@@ -18,9 +18,10 @@ from ..checkpoints import WorldChange
 from ..rule import plain
 from ..spec import Spec
 from . import plots
+from .facts import facts
 from .idle import refuse_idle
 from .job import Job
-from .records import Elsewhere, RunFolder, environment
+from .records import Elsewhere, RunFolder
 from .refusal import Diverged, refusal
 from .report import Reporter, Result, Silent
 from .settings import Settings, load_experiment, read_settings
@@ -85,7 +86,7 @@ def train(
         refuse_idle(job.optimizer.routing, changed)
         with new_folder(world, lambda: RunFolder(out, name)) as job.folder:
             job.folder.text("spec.yaml", text)
-            job.folder.json("environment.json", environment(command, world.device) | {"ranks": world.size})
+            job.folder.json("environment.json", facts(job, command, text) if world.leads else {})
             return finish(job, report, sinks)
 
 
@@ -120,8 +121,9 @@ def resume(
         step = job.resume(on_world_change)
         if changes:
             folder.text("spec.yaml", spec.dump("yaml"))
-        told = {"step": step, "command": list(command), "ranks": world.size, "workers": settings.workers}
-        folder.json("environment.json", _resumed(path, told) if world.leads else {})
+        if world.leads:
+            text = (path / "spec.yaml").read_text(encoding="utf-8")
+            folder.json("environment.json", _resumed(path, {"step": step, **facts(job, command, text)}))
         report.say(f"{path.name}: goes on at step {step}")
         return finish(job, report, [*used(path), *sinks])
 

@@ -11,6 +11,7 @@ GPT-2's vocabulary ends at 50,256.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["Form", "TokenStream", "read_tokens", "split_files", "write_tokens"]
 MAGIC, VERSION = 20240520, 1  # modded-nanogpt, train_gpt.py, _load_data_shard
 HEADER = 256  # int32
 TOKEN = np.dtype("<u2")
+ENDS = 1_000_000  # tokens of each end of a long array that stand for it
 PART = re.compile(r"(?:^|_)(train|val)(?:_|\.)")
 
 Tokens = NDArray[np.uint16]
@@ -128,6 +130,22 @@ class TokenStream:
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the arrays' lengths and tokens; of a long one, the first and last million tokens stand for
+        it, since what is mapped into memory may be larger than that.
+
+        >>> import numpy as np
+        >>> one, two = (TokenStream([np.arange(n, dtype=np.uint16)], vocabulary=9) for n in (8, 9))
+        >>> one.fingerprint() == two.fingerprint()
+        False
+        """
+        found = hashlib.blake2b(digest_size=8)
+        for part in self.parts:
+            found.update(len(part).to_bytes(8, "little"))
+            for piece in [part] if len(part) <= 2 * ENDS else [part[:ENDS], part[-ENDS:]]:
+                found.update(np.ascontiguousarray(piece, dtype=TOKEN).tobytes())
+        return found.hexdigest()
 
     def windows(self, start: Tensor, length: int) -> Tensor:
         """The windows that begin at these positions: (batch,) -> (batch, length), integers, on the CPU.

@@ -65,6 +65,10 @@ class Task(ABC):
         """Something a person can look at, or an empty string."""
         return ""
 
+    def fingerprint(self) -> str:
+        """Hex digits that change with the data; nothing where a task does not say."""
+        return ""
+
     def weights(self) -> Sequence[float]:
         """What every worker's message weighs where ``weighted_mean`` is not told; nothing for equal weights."""
         return ()

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import Fault
 from ...rule import Flag, Fraction
+from ...transport.digest import digest
 from ..datasets import READERS, Dataset, Iid, Images, Split, splits
 from ..models import Cnn2, Network, networks
 from ..refusal import refusal
@@ -128,6 +129,10 @@ class ImageTask(Task):
             loss, accuracy = self._measure(model, self._set(name))
             found |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
         return found
+
+    def fingerprint(self) -> str:
+        """Of the training images and their labels."""
+        return "-".join(f"{int(digest(x)) % 2**64:016x}" for x in (self.train.pixels, self.train.labels))
 
     def weights(self) -> list[float]:
         """How many images each worker holds (arXiv 1602.05629, equation 1)."""

@@ -212,6 +212,10 @@ class LanguageTask(Task):
                 instead="write order: random",
             )
 
+    def fingerprint(self) -> str:
+        """Of the tokens to train on and to validate on."""
+        return f"{self.corpus.train.fingerprint()}-{self.corpus.val.fingerprint()}"
+
     @abstractmethod
     def measured(self, windows: Tensor, *, whole: bool) -> Tensor:
         """The validation windows to measure, of all that lie side by side."""
