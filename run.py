@@ -4,6 +4,7 @@
     python3 run.py test              everything CI checks: ruff, mypy, then the quick tests
     python3 run.py test args...      pytest alone, with these arguments
     python3 run.py lint              ruff and mypy alone (what pre-commit runs)
+    python3 run.py soak --minutes N  random kills and resumes of three ranks, then a long run under watch
     python3 run.py integrations      the tests against Lightning, the Hugging Face Trainer and so on; args as of test
     python3 run.py docs              the site, into build/site/html
     python3 run.py notebook          examples/tour.ipynb, executed in place
@@ -44,7 +45,7 @@ PINS = {VENV: ("constraints.txt",), FOREIGN: ("constraints.txt", "constraints-in
 UNFINISHED = "unfinished"  # the stamp's text while an install runs: found at the start, it means that one broke off
 LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy", "signa"))
 NEEDS = {"train": ("train",), "test": ("train", "test", "lint"), "lint": ("train", "test", "lint")}  # the extras
-NEEDS |= {"docs": ("train",), "notebook": ("train",), "wheel": ()}
+NEEDS |= {"docs": ("train",), "notebook": ("train",), "wheel": (), "soak": ("train", "test")}
 NEEDS["integrations"] = ()  # of any Python but its own: that one is always used
 # What is put to an installed wheel.
 INSTALLED = ("tests/laws", "tests/specs", "tests/paths", "tests/planner", "tests/test_exports.py")
@@ -238,6 +239,11 @@ def test(python: str, args: list[str], env: dict[str, str]) -> int:
     return subprocess.call(pytest, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **env}) or failed
 
 
+def soak(python: str, args: list[str], env: dict[str, str]) -> int:
+    """Ranks that are killed and resumed, and a long run watched; the tests' worlds of processes do it."""
+    return subprocess.call([python, "-m", "tests.soak", *args], cwd=ROOT, env={"OMP_NUM_THREADS": "1", **env})
+
+
 def integrations(python: str, args: list[str], env: dict[str, str]) -> int:
     """The adapters' tests, the slow ones too, and their page; there, what is not installed is an error, not a skip."""
     page = "tests/test_docs.py::test_python[docs/integrations.md]"
@@ -323,7 +329,7 @@ def main(argv: list[str]) -> int:
         python = environment()
     # The checkout's signa is the one imported, whatever else is installed and from whichever folder this was started.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    commands = {"train": train, "test": test, "lint": lint, "integrations": integrations}
+    commands = {"train": train, "test": test, "lint": lint, "integrations": integrations, "soak": soak}
     commands |= {"docs": docs, "notebook": notebook, "wheel": wheel}
     return commands[command](python, args, env)
 

@@ -172,6 +172,13 @@ def test_everything_runs_even_after_a_failure_and_pytest_is_last(calls, capsys, 
     assert all((f"{tool} " in err) == (tool in failing) for tool in ("ruff", "mypy"))
 
 
+def test_soak_passes_its_arguments_on(calls):
+    assert run.soak("python", ["--minutes", "2"], {"OMP_NUM_THREADS": "4"}) == 0
+    [(command, kwargs)] = calls
+    assert command == ["python", "-m", "tests.soak", "--minutes", "2"]
+    assert kwargs["cwd"] == ROOT and kwargs["env"]["OMP_NUM_THREADS"] == "4"
+
+
 def test_with_arguments_pytest_runs_alone(calls):
     assert run.test("python", ["-m", "slow", "tests/laws"], {"OMP_NUM_THREADS": "4"}) == 0
     [(command, kwargs)] = calls

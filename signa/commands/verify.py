@@ -80,7 +80,9 @@ def _text(found: Verdict) -> str:
 
 
 def _differs(first: Difference) -> list[str]:
-    where = f"differs first at step {first.step}: {first.what}" if first.step else f"differs from the start: {first.what}"
+    where = (
+        f"differs first at step {first.step}: {first.what}" if first.step else f"differs from the start: {first.what}"
+    )
     lines = [styled(where, fg="red"), f"  recorded {first.recorded}", f"  now      {first.found}"]
     if first.names:
         more = f" and {len(first.names) - 1} more" if len(first.names) > 1 else ""

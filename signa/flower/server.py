@@ -12,10 +12,10 @@ import torch
 from ..errors import PeerLost, ReplicaDrift
 from ..lab import runner
 from ..lab.client import taking_part
+from ..lab.facts import facts
 from ..lab.job import Job, model_digest
 from ..lab.ledger import Ledger
 from ..lab.progress import Progress
-from ..lab.facts import facts
 from ..lab.records import RunFolder
 from ..lab.refusal import refusal
 from ..lab.report import Reporter, Result, Silent

@@ -141,7 +141,12 @@ class Job:
         if self.world.leads:
             found = digests(self.model)
             names = {"names": list(found)} if head else {}
-            record = {"step": self.progress.step, **names, "losses": losses, "digests": [f"{n % 2**64:016x}" for n in found.values()]}
+            record = {
+                "step": self.progress.step,
+                **names,
+                "losses": losses,
+                "digests": [f"{n % 2**64:016x}" for n in found.values()],
+            }
             self.folder.trail(record, head=head)
 
     def _refuse(self, what: str, value: float) -> None:

@@ -61,9 +61,7 @@ class Verdict:
         return self.difference is None
 
 
-def verify(
-    path: Path, *, steps: int = 20, plugins: Sequence[Path] = (), report: Reporter | None = None
-) -> Verdict:
+def verify(path: Path, *, steps: int = 20, plugins: Sequence[Path] = (), report: Reporter | None = None) -> Verdict:
     """Replay the first steps of a run, as far as the first record at or behind ``steps``. Nothing is written.
 
     Raises:
