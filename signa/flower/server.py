@@ -127,13 +127,13 @@ class FederatedJob(Job):
         entries = sum(p.numel() for group in self.optimizer.param_groups for p in group["params"])
         self.progress = Progress(Ledger(world.traffic, entries * len(taking_part(settings, 0))))
 
-    def run(self, report: Reporter) -> None:
+    def run(self, report: Reporter, until: int | None = None) -> None:
         """Every step, and the last letters.
 
         Raises:
             ReplicaDrift: a client's model is not the server's.
         """
-        super().run(report)
+        super().run(report, until)
         down = self.mail.down
         checked = self.mail.finish(model_digest(self.model))
         self.folder.json(

@@ -1,6 +1,6 @@
 """What of a run and of its machine can change its bits: written down by every run, and compared by a replay.
 
-``python``, ``platform`` and the names of the processors change nothing by themselves; the libraries that they choose do.
+Python, the system and the processor's name change nothing by themselves; the libraries and kernels they choose do.
 """
 
 from __future__ import annotations

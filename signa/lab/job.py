@@ -102,7 +102,7 @@ class Job:
             report.progress(done, train_loss=train_loss, metrics=metrics)
 
     def _step(self, *, measure: bool) -> tuple[float, list[float]] | None:
-        """Every worker's gradient, and one step; with ``measure`` the mean loss since the last time, and each step's."""
+        """Every worker's gradient, and one step; with ``measure`` the mean loss since the last time, and each one's."""
         start, losses = time.perf_counter(), []
         present = set(taking_part(self.settings, self.progress.step))
         with self.progress.ledger.step():  # with overlap, messages leave while gradients are computed

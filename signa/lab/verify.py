@@ -111,9 +111,9 @@ class _Record:
 
     @classmethod
     def read(cls, path: Path) -> _Record:
-        lines = [read_metrics(path / n) if (path / n).is_file() else [] for n in ("metrics.jsonl", TRAIL)]
-        whole = [json.loads((path / n).read_text()) if (path / n).is_file() else {} for n in _WHOLE]
-        return cls(*lines, whole[0], whole[1].get("model_digest", ""))
+        metrics, trail = (read_metrics(path / name) if (path / name).is_file() else [] for name in _LINES)
+        facts, summary = (json.loads((path / n).read_text()) if (path / n).is_file() else {} for n in _WHOLE)
+        return cls(metrics, trail, facts, summary.get("model_digest", ""))
 
     @property
     def plugins(self) -> Mapping[str, str]:
@@ -153,7 +153,7 @@ class _Record:
         return {line["step"]: dict(zip(names, line["digests"])) for line in self.trail}
 
 
-_WHOLE = ("environment.json", "summary.json")
+_LINES, _WHOLE = ("metrics.jsonl", TRAIL), ("environment.json", "summary.json")
 
 
 class _Replay:
