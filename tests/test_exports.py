@@ -19,7 +19,7 @@ NAMES = [
 REGISTRIES = {
     "lmos": ["column", "frobenius", "l1", "linf", "nuclear", "row", "spectral"],
     "compressors": ["identity", "random_k", "rank", "scaled_sign", "sign", "stochastic_sign", "ternary", "top_k"],
-    "aggregators": ["majority_vote", "mean", "median", "weighted_mean"],
+    "aggregators": ["centered_clip", "majority_vote", "mean", "median", "trimmed_mean", "weighted_mean"],
     "stages": [
         "adam", "clip", "column", "decay", "frobenius", "l1", "linf", "momentum", "normalise", "nuclear", "project",
         "row", "spectral", "step",

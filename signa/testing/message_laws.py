@@ -144,6 +144,9 @@ def _aggregator_unanimous(rule: Aggregator, x: Tensor) -> None:
 
 
 def _aggregator_monotone(rule: Aggregator, x: Tensor) -> None:
+    """Entry by entry. One that judges a whole message may think less of it where it rises: it is then further away."""
+    if not rule.coordinatewise:
+        return
     for messages in _messages(rule, x, 5):
         signs, ctx = bool((messages.abs() == 1).all()), context(range(2))
         before = rule(messages, _everyone(messages), ctx)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import signa
-from signa.aggregators import MajorityVote, Mean, Median, WeightedMean
+from signa.aggregators import CenteredClip, MajorityVote, Mean, Median, TrimmedMean, WeightedMean
 from signa.aggregators import aggregators as aggregator_registry
 from signa.codec import Block, Codec, Dense, Field, Signs, Ternary
 from signa.compressors import (
@@ -72,6 +72,9 @@ COMPONENTS: list[Rule] = [registry.get(name)() for registry in REGISTRIES for na
     RandomK(fraction=0.3, unbiased=True),
     StochasticSign(norm="l2"),
     MajorityVote(ties="zero"),
+    TrimmedMean(trim=3),
+    CenteredClip(radius=0.3, iterations=1),
+    CenteredClip(radius=2.0, unit="frobenius"),
     *(Project(norm=norm) for norm in ("frobenius", "linf", "column", "row")),
     EF14(decay=0.9),
     EF14(drain=0.5),
@@ -428,6 +431,8 @@ def test_a_wrong_vote_is_caught(how: str, law: str) -> None:
 
 
 class WrongAggregator(signa.Aggregator):
+    coordinatewise: ClassVar[bool] = True
+
     kind: str = "wrong_aggregator"
     how: str
 

@@ -105,6 +105,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "weighted, ef21": _m(_fed("ef21", "scaled_sign"), "weighted_mean", server=["nuclear"]),
     "l1": _m("identity", "majority_vote", ("momentum", "l1")),
     "projected": _m("sign", "majority_vote", replica=["step", {"kind": "project", "norm": "row", "radius": 2.0}]),
+    "trimmed": _m("identity", {"kind": "trimmed_mean", "trim": 1}),
+    "trimmed signs": _m("scaled_sign", {"kind": "trimmed_mean", "trim": 1}, server=["spectral"], down="sign"),
+    "clipped": _m("identity", "centered_clip", server=["spectral"]),
+    "clipped, scaled": _m(_scaled(per="row"), {"kind": "centered_clip", "radius": 0.5, "unit": "frobenius"}),
     "smallest": _m("identity", {"kind": "test_smallest"}),
     "smallest, scaled": _m("scaled_sign", {"kind": "test_smallest"}, server=["spectral"], down="sign"),
 }
