@@ -59,7 +59,7 @@ class SignA(torch.optim.Optimizer):
             raise TypeError(f"transport must be signa.Loopback(5) or signa.Group(), with parentheses, got {got}")
         try:
             routing = Routing.of(spec, model)
-            spec.admit(transport.workers)
+            spec.admit(transport.workers, transport.local)
             transport.homes().admit({route.named.name: route.named.parameter for route in routing})
         except SignaError as error:  # the others must not wait; where all have the same error, it is just that
             transport.agree({"error": str(error)}, None)
@@ -329,7 +329,7 @@ class SignA(torch.optim.Optimizer):
         routing, group, routes = self.routing.grown(param_group)
         if self._rows.pending:
             raise GradientError("add_param_group between a worker's block and step(): call it before the blocks")
-        routing.spec.admit(self.transport.workers)
+        routing.spec.admit(self.transport.workers, self.transport.local)
         self._engine.homes.admit({route.named.name: route.named.parameter for route in routes})
         self.spec, self.routing = routing.spec, routing
         super().add_param_group(torch_group(group, routes, self._pace.rate))

@@ -210,7 +210,7 @@ class Method(Frozen):
 
     def advice(self, workers: int = 1) -> list[str]:
         """What papers and measurements say against this method, if anything."""
-        found = []
+        found = [stage.caution for _, stage in self._placed() if stage.caution]
         if self.down.feedback.kind == "ef21" and self.before("down").role == "direction":
             found.append(
                 "'down' runs ef21 on a direction, which jumps while the estimate follows: put 'step' on the server"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -213,18 +214,27 @@ class Spec(Frozen):
         data = {"version": self.version, "groups": groups}
         return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
-    def admit(self, workers: int) -> None:
-        """Refuse a number of workers that a group's aggregator cannot work with.
+    def admit(self, workers: int, local: range | None = None) -> None:
+        """Refuse a number of workers that an aggregator or a stage cannot work with.
+
+        Args:
+            local: those of them in this process; all of them if not given.
 
         Raises:
-            SpecError: naming the group.
+            SpecError: naming the group and the part.
         """
+        here = range(workers) if local is None else local
         for index, group in enumerate(self.groups):
-            try:
-                group.method.aggregate.admit(workers)
-            except Fault as fault:
-                at = f"groups.{group.name or index}.aggregate"
-                raise SpecError([Problem(fault.what, at, because=fault.because, instead=fault.instead)]) from None
+            method = group.method
+            parts: list[tuple[str, Callable[[], None]]] = [("aggregate", partial(method.aggregate.admit, workers))]
+            for part in ("worker", "server", "replica"):
+                parts += [(address, partial(stage.admit, workers, here)) for address, stage in method.stages(part)]
+            for address, admit in parts:
+                try:
+                    admit()
+                except Fault as fault:
+                    at = f"groups.{group.name or index}.{address}"
+                    raise SpecError([Problem(fault.what, at, because=fault.because, instead=fault.instead)]) from None
 
     def replace(self, changes: Mapping[str, Any]) -> Spec:
         """A validated copy with other values at some addresses, ``{"groups.1.worker.momentum.beta": 0.9}``.

@@ -205,7 +205,8 @@ class Stack:
         if not pairs or not self.entries:
             nothing = torch.zeros((), dtype=self.dtype, device=device).expand(count, self.m, self.n)
             return Message(Matrices(self.lane.up, dense=nothing), status.view(shape), [])
-        deep = len(pairs) if self.probe is not None else max(1, WORKING // (self.per * self.m * self.n))
+        whole = self.probe is not None or any(stage.together for _, stage in self._path["worker"])
+        deep = len(pairs) if whole else max(1, WORKING // (self.per * self.m * self.n))
         chunks = [pairs[first : first + deep] for first in range(0, len(pairs), deep)]
         rows = [[k * self.rows + i * self.per + b for k, i in chunk for b in range(self.per)] for chunk in chunks]
         parts = (self._message(gradients, *each, lr, decay, clock) for each in zip(chunks, rows, strict=True))

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .coins import Coins
+from .errors import Fault
 from .packing import fair, fair_words, words_for
 from .rule import Registry, Rule
 from .signal import Role, Signal
@@ -73,10 +74,31 @@ class Stage(Rule):
 
     Laws: ``x`` is borrowed (never written), state is owned (written in place), leading axes are batch, nothing global
     is read.
+
+    ``together``: it looks from one worker's rows at another's, so it gets all workers' rows of a matrix at once.
     """
 
     places: ClassVar[tuple[str, ...]] = ("worker", "server", "replica")
     takes: ClassVar[tuple[Role, ...]] = ("gradient", "direction")
+    together: ClassVar[bool] = False
+
+    @property
+    def caution(self) -> str:
+        """What is said against using it, as advice; nothing for most."""
+        return ""
+
+    def admit(self, workers: int, local: range) -> None:
+        """Refuse a number of workers that this stage cannot work with, or so many of them in this process.
+
+        Raises:
+            Fault: with the reason and the remedy.
+        """
+        if self.together and len(local) < workers:
+            raise Fault(
+                f"'{self.kind}' looks at what all {workers} workers send, and {len(local)} of them are here",
+                because="ranks see their own workers alone",
+                instead=f"simulate them: transport=signa.Loopback({workers})",
+            )
 
     @property
     def waits(self) -> bool:

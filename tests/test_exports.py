@@ -21,8 +21,9 @@ REGISTRIES = {
     "compressors": ["identity", "random_k", "rank", "scaled_sign", "sign", "stochastic_sign", "ternary", "top_k"],
     "aggregators": ["centered_clip", "majority_vote", "mean", "median", "trimmed_mean", "weighted_mean"],
     "stages": [
-        "adam", "clip", "column", "decay", "frobenius", "l1", "linf", "momentum", "normalise", "nuclear", "project",
-        "row", "spectral", "step",
+        "adam", "attack_alie", "attack_constant", "attack_flip", "attack_inner_product", "attack_mimic", "attack_nan",
+        "attack_omniscient", "attack_random", "attack_stale", "clip", "column", "decay", "frobenius", "l1", "linf",
+        "momentum", "normalise", "nuclear", "project", "row", "spectral", "step",
     ],
     "feedbacks": ["ef14", "ef21", "none"],
     "scalings": ["legacy", "match_adamw", "mishra", "mup", "none", "power", "semantic", "unit_gain"],

@@ -109,6 +109,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "trimmed signs": _m("scaled_sign", {"kind": "trimmed_mean", "trim": 1}, server=["spectral"], down="sign"),
     "clipped": _m("identity", "centered_clip", server=["spectral"]),
     "clipped, scaled": _m(_scaled(per="row"), {"kind": "centered_clip", "radius": 0.5, "unit": "frobenius"}),
+    "flipped": _m("sign", "majority_vote", ["momentum", {"kind": "attack_flip", "workers": [0]}]),
+    "noisy": _m("identity", "median", ["momentum", {"kind": "attack_random", "workers": [0]}], server=["spectral"]),
+    "stale": _m("scaled_sign", "mean", ["momentum", {"kind": "attack_stale", "workers": [0], "delay": 2}]),
     "smallest": _m("identity", {"kind": "test_smallest"}),
     "smallest, scaled": _m("scaled_sign", {"kind": "test_smallest"}, server=["spectral"], down="sign"),
 }
