@@ -106,13 +106,13 @@ class Engine:
         for bucket in self.transport.plan([stack.lane for _, stack in homes.values()]):
             places = [homes[id(lane)] for lane in bucket.lanes]
             for at, (_, stack) in enumerate(places):
-                stack.own(bucket.owned(at))
+                stack.own(bucket.owned(at), self.transport.workers)
                 stack.holds = self.overlap is not None
                 self.exact.follow(stack, partial(bucket.whole, at))
             parcels.append(Parcel(bucket, places))
         for _, stack in new:
             if id(stack.lane) not in homes:  # without entries there is nothing to send
-                stack.own(range(stack.rows))
+                stack.own(range(stack.rows), self.transport.workers)
         if self.overlap is not None:
             parcels.sort(key=lambda parcel: max(last(stack, turn) for _, stack in parcel.places))
             self.overlap.extend(parcels)

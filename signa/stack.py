@@ -115,13 +115,20 @@ class Stack:
             keys=tuple(self._keys),
             offsets=tuple(self._offsets),
             device=self.parameters[0].device,
+            memory=self._memory if method.aggregate.remembers else None,
         )
 
+    def _memory(self, matrices: Sequence[int]) -> State:
+        """What the aggregator remembers of these matrices."""
+        part = Part(self.state, [self._owned[b] for b in matrices], self.holds)
+        self._held.append(part)
+        return part["server.aggregate"]
+
     @torch.no_grad()
-    def own(self, matrices: Sequence[int]) -> None:
+    def own(self, matrices: Sequence[int], workers: int = 1) -> None:
         """Make every state of the path, at its initial value, whether or not a gradient ever comes.
 
-        ``matrices`` are those whose server is here: ``server.*`` has rows for them alone.
+        ``matrices`` are those whose server is here: ``server.*`` has rows for them alone. ``workers`` are those in all.
         """
         self._owned = {b: row for row, b in enumerate(matrices)}
         model = self.model()
@@ -132,6 +139,7 @@ class Stack:
         here = torch.tensor(list(matrices), dtype=torch.int64, device=model.device)
         parts: dict[str, State] = {address: stage.init(rows) for address, stage in self._path["worker"]}
         parts["worker.up"] = self.method.up.feedback.sender(rows)
+        parts["server.aggregate"] = self.method.aggregate.init(workers, zero[: len(here)])
         parts["server.up"] = self.method.up.feedback.receiver(zero[: len(here)])
         for address, stage in self._path["server"]:
             parts[address] = stage.init(model[here] if isinstance(stage, Step) else zero[: len(here)])
@@ -145,6 +153,7 @@ class Stack:
             for full, value in state.items()
             # Counts and what a row or a matrix has one of are few, and some must be exact.
             if (form := self.group.form(full.rpartition(".")[0])) != "full"
+            and not full.startswith("server.aggregate.")
             and value.dtype == self.dtype
             and value.shape[-2:] == (self.m, self.n) != (1, 1)
         }

@@ -33,6 +33,7 @@ class Context:
         weight_decay: the group's decay, for the one place that applies it.
         parameter: the model's matrices (same shape as the signal) where coupled decay needs them, else None; read only.
         coin: where coins come from; one row per leading index.
+        memory: what an aggregator that remembers has remembered of these matrices, to be written in place.
     """
 
     lr: Rate = 0.0
@@ -40,6 +41,7 @@ class Context:
     weight_decay: float = 0.0
     parameter: Tensor | None = None
     coin: Coins = field(default_factory=Coins)
+    memory: State = field(default_factory=dict)
 
     def at(self, hop: str) -> Context:
         """The same, seen from another place on the path, which tosses coins of its own."""

@@ -19,7 +19,9 @@ NAMES = [
 REGISTRIES = {
     "lmos": ["column", "frobenius", "l1", "linf", "nuclear", "row", "spectral"],
     "compressors": ["identity", "random_k", "rank", "scaled_sign", "sign", "stochastic_sign", "ternary", "top_k"],
-    "aggregators": ["centered_clip", "majority_vote", "mean", "median", "trimmed_mean", "weighted_mean"],
+    "aggregators": [
+        "centered_clip", "majority_vote", "mean", "median", "trimmed_mean", "weighted_mean", "weighted_vote",
+    ],
     "stages": [
         "adam", "attack_alie", "attack_constant", "attack_flip", "attack_inner_product", "attack_mimic", "attack_nan",
         "attack_omniscient", "attack_random", "attack_stale", "clip", "column", "decay", "frobenius", "l1", "linf",

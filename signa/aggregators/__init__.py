@@ -1,6 +1,7 @@
-"""Registry of aggregators: centered_clip, majority_vote, mean, median, trimmed_mean, weighted_mean."""
+"""Registry of aggregators: centered_clip, majority_vote, mean, median, trimmed_mean, weighted_mean, weighted_vote."""
 
 from .base import Aggregator, aggregators, in_order
+from .history import WeightedVote
 from .robust import CenteredClip, TrimmedMean
 from .rules import MajorityVote, Mean, Median, WeightedMean
 
@@ -14,6 +15,7 @@ __all__ = [
     "Median",
     "TrimmedMean",
     "WeightedMean",
+    "WeightedVote",
     "aggregators",
     "get",
     "in_order",

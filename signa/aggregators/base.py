@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..rule import Registry, Rule
 from ..signal import Signal
-from ..stage import Context
+from ..stage import Context, State
 
 
 class Aggregator(Rule):
@@ -24,11 +24,21 @@ class Aggregator(Rule):
     anywhere and its pieces aggregated apart.
     ``counts_silent``: whether a message that is zero throughout a matrix counts (else it is no message, and its sender
     is not active).
+    ``remembers``: it has a state, which is lent to it as ``ctx.memory`` and written in place (without one a call is a
+    first step); on ranks such messages are gathered everywhere, so that everybody remembers the same.
     """
 
     linear: ClassVar[bool] = False
     coordinatewise: ClassVar[bool] = False
     counts_silent: ClassVar[bool] = True
+    remembers: ClassVar[bool] = False
+
+    def init(self, workers: int, x0: Tensor) -> State:
+        """What it remembers of so many workers' messages for matrices like ``x0`` (..., m, n), with their leading axes.
+
+        Law: where nobody is active, it stays as it is.
+        """
+        return {}
 
     @abstractmethod
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:

@@ -47,10 +47,7 @@ class MajorityVote(Aggregator):
 
     def of_sum(self, total: Tensor, present: Tensor, ctx: Context) -> Tensor:
         """Its sign; where it is 0, and anybody voted, a coin (or nothing)."""
-        vote = torch.sign(total)
-        if self.ties == "zero" or certain(vote):
-            return vote
-        return torch.where(vote.eq(0) & present.gt(0)[..., None, None], ctx.coins(vote), vote)
+        return elected(total, present, self.ties, ctx)
 
     def of_words(self, planes: Tensor, coins: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """The majority, by carry-save adders over 64 votes at a time."""
@@ -65,12 +62,28 @@ class MajorityVote(Aggregator):
         Raises:
             Fault: the messages are no signs.
         """
+        return self.counted(s, self.kind)
+
+    def counted(self, s: Signal, kind: str) -> Signal:
+        """What a vote of that name puts out.
+
+        Raises:
+            Fault: the messages are no signs.
+        """
         if s.alphabet not in ("sign", "ternary"):
             raise Fault(
-                f"aggregate 'majority_vote' counts +-1 messages, but 'up' delivers a {s.alphabet} signal",
+                f"aggregate '{kind}' counts +-1 messages, but 'up' delivers a {s.alphabet} signal",
                 instead="set 'up: sign', or aggregate with 'mean'",
             )
         return Signal("direction", "sign" if self.ties == "coin" else "ternary", SQRT_MN)
+
+
+def elected(total: Tensor, present: Tensor, ties: Literal["coin", "zero"], ctx: Context) -> Tensor:
+    """The sign of a sum of votes; where it is 0, and anybody voted, a coin (or nothing)."""
+    vote = torch.sign(total)
+    if ties == "zero" or certain(vote):
+        return vote
+    return torch.where(vote.eq(0) & present.gt(0)[..., None, None], ctx.coins(vote), vote)
 
 
 @aggregators.register

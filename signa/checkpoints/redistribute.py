@@ -45,12 +45,13 @@ def worker_state(saved: Saved, opt: SignA, route: Route, policy: Policy) -> dict
         return {a: torch.stack([saved.row(j, route.named.name, a) for j in local]) for a in addresses}
     method = opt.spec.groups[route.group].method
     receives = any(address.startswith("server.up.") for address in views)
+    records = [address for address in views if address.startswith("server.aggregate.")]  # of workers: they start anew
     workers = range(opt.transport.workers) if receives else local
     # A stack of this one parameter knows every state's initial value, and its form as rows of matrices. The route is
     # the optimizer's stack's: of a sharded model that one has the whole tensor.
     whole = next(own for _, stack in opt.stacks for own in stack.routes if own.named.name == route.named.name)
     stack = Stack(opt.spec.groups[route.group], [whole], workers)
-    stack.own(range(stack.per) if receives else ())
+    stack.own(range(stack.per) if receives or records else (), opt.transport.workers)
     fresh = stack.views(0)
     if policy == "mean":
         mean = _mean(saved, opt.spec.groups[route.group], whole)
@@ -60,7 +61,7 @@ def worker_state(saved: Saved, opt: SignA, route: Route, policy: Policy) -> dict
         for place, worker in enumerate(workers):
             fresh[address][place].copy_(saved.row(worker % there, route.named.name, address))
     own = slice(local.start - workers.start, local.stop - workers.start)
-    found = {address: fresh[address][own] for address in addresses}
+    found = {address: fresh[address][own] for address in addresses} | {a: fresh[a] for a in records}
     if receives:
         senders = {
             address.removeprefix("worker.up."): stack.state[address].unflatten(0, (len(workers), stack.per))

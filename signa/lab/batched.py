@@ -8,6 +8,7 @@ them: hand the coins out, tell who abstains, integrate.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -66,6 +67,7 @@ class Batched:
         down = x0 if method.step_address.startswith("server.") else zero
         self.state: dict[str, State] = {address: stage.init(rows) for address, stage in method.stages("worker")}
         self.state["worker.up"] = method.up.feedback.sender(rows)
+        self.state["server.aggregate"] = method.aggregate.init(workers, zero)
         self.state["server.up"] = method.up.feedback.receiver(zero)
         for address, stage in method.stages("server"):
             self.state[address] = stage.init(x0 if isinstance(stage, Step) else zero)
@@ -93,7 +95,7 @@ class Batched:
         if not method.aggregate.counts_silent:  # a matrix that is zero throughout is no opinion
             active = x.abs().amax((-2, -1)).ne(0)
         ctx = Context(coin=self._coins(0))
-        x = method.aggregate(x, active, ctx.at("aggregate"))
+        x = method.aggregate(x, active, replace(ctx.at("aggregate"), memory=self.state["server.aggregate"]))
         x = method.up.decode(x, self.state["server.up"])
         for address, stage in method.stages("server"):
             x = self._stage(address, stage, x, ctx, lr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ class _One:
             for address, stage in self.method.stages(part):
                 own = {"x": self.x} if isinstance(stage, Step) else stage.init(zero)
                 self.state[address] = stage.init(self.x) if part == "server" and isinstance(stage, Step) else own
+        self.state["aggregate"] = self.method.aggregate.init(workers, zero)
         self.state |= {"up": up.receiver(zero), "down sender": down.sender(origin), "down": down.receiver(origin)}
 
     def step(self, t: int) -> Tensor:
@@ -68,7 +70,8 @@ class _One:
         messages = torch.stack([self._message(t, j) for j in self.workers])  # (N, 1, m, n)
         ctx = self._context(t, SERVER)
         speaks = messages.flatten(-2).any(-1) | method.aggregate.counts_silent | method.up.feedback.counts_absent
-        x = method.up.decode(method.aggregate(messages, speaks, ctx.at("aggregate")), self.state["up"])
+        voting = replace(ctx.at("aggregate"), memory=self.state["aggregate"])
+        x = method.up.decode(method.aggregate(messages, speaks, voting), self.state["up"])
         x = self._through(method.stages("server"), x, ctx)
         x = method.down.encode(x, self.state["down sender"], ctx.at("down"))
         x = self._through(method.stages("replica"), method.down.decode(x, self.state["down"]), ctx)

@@ -183,6 +183,32 @@ def _aggregator_abstain(rule: Aggregator, x: Tensor) -> None:
             _require(torch.equal(y, silent[0]), "nobody has a message, and the result is not 0")
 
 
+def _aggregator_memory(rule: Aggregator, x: Tensor) -> None:
+    """What it remembers is written in place, a matrix's by itself, and stays where nobody has a message."""
+
+    def run(x: Tensor, rows: list[int]) -> list[Tensor]:
+        state, found = rule.init(4, torch.zeros_like(x)), []
+        for step in range(3):
+            votes = torch.stack([x + step, step - x, x, x.abs() - 0.5]).sign()
+            active = torch.ones(votes.shape[:-2], dtype=torch.bool)
+            found.append(rule(votes, active, context(rows, memory=state)).clone())
+        return [*found, *state.values()]
+
+    _alone_and_stacked(run, x)
+    stack = _stack(x)
+    state = rule.init(4, torch.zeros_like(stack))
+    _require(bool(state) == rule.remembers, "it has a state if and only if 'remembers' says so")
+    kept = {name: (id(value), value.data_ptr(), value.clone()) for name, value in state.items()}
+    for name, value in state.items():
+        _require(len(value) == len(stack), f"state '{name}' of five matrices is {tuple(value.shape)}")
+    nobody = torch.zeros(4, len(stack), dtype=torch.bool)
+    rule(torch.zeros(4, *stack.shape, dtype=x.dtype), nobody, context(range(5), memory=state))
+    _require(list(state) == list(kept), f"the state's names change from {list(kept)} to {list(state)}")
+    for name, (identity, where, before) in kept.items():
+        _require((id(state[name]), state[name].data_ptr()) == (identity, where), f"state '{name}' is replaced")
+        _require(torch.equal(state[name], before), f"state '{name}' changes where nobody has a message")
+
+
 def _aggregator_signal(rule: Aggregator, x: Tensor) -> None:
     sent = Signal("direction", "sign", SQRT_MN)
     s = rule.signal(sent)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..aggregators import Aggregator
 from ..codec import Codec
 from ..coins import SERVER, Coins
-from ..stage import Context
+from ..stage import Context, State
 from .homes import Homes
 from .line import Line
 from .matrices import Matrices
@@ -61,6 +61,7 @@ class Lane:
     keys: tuple[int, ...]
     offsets: tuple[int, ...]
     device: torch.device
+    memory: Callable[[Sequence[int]], State] | None = None
 
     @property
     def matrices(self) -> int:
@@ -81,7 +82,8 @@ class Lane:
     def context(self, clock: Clock, matrices: Sequence[int], words: int = 0) -> Context:
         """What the aggregator may know, for pieces of these matrices that begin ``words`` 64-entry words in."""
         keys, offsets = [self.keys[b] for b in matrices], [self.offsets[b] + words for b in matrices]
-        return Context(coin=clock.coins(keys, offsets, [SERVER] * len(keys)).at("aggregate"))
+        coin = clock.coins(keys, offsets, [SERVER] * len(keys)).at("aggregate")
+        return Context(coin=coin, memory={} if self.memory is None else self.memory(matrices))
 
 
 class Message(NamedTuple):

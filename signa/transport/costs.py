@@ -53,6 +53,8 @@ def choices(lanes: Sequence[Lane], ranks: int, held: float, link: str) -> list[C
     def choice(exchange: str, sharded: bool, nbytes: float, rounds: int) -> Choice:
         return Choice(exchange, sharded, nbytes, rounds, rounds * (ranks - 1) * alpha + beta * nbytes)
 
+    if any(lane.aggregate.remembers for lane in lanes):
+        return [choice("allgather", False, (ranks - 1) * held * up, 1)]
     found = [
         choice("alltoall", False, share * (held * up + middle), 2),
         choice("allgather", False, (ranks - 1) * held * up, 1),
@@ -75,7 +77,7 @@ def best(found: Sequence[Choice], *, serves: bool, overlap: bool = False) -> Cho
 
 def choose(found: Sequence[Choice], exchange: str, server: str, *, serves: bool, overlap: bool = False) -> Choice:
     """The best of those that were asked for; where none of them can carry the lanes, the best that packs."""
-    allowed = [one for one in found if server == "auto" or not serves or one.sharded == (server == "sharded")]
+    allowed = [one for one in found if server == "auto" or not serves or one.sharded == (server == "sharded")] or found
     asked = [one for one in allowed if one.exchange == exchange]
     return best(asked or [one for one in allowed if one.exchange in PACKED], serves=serves, overlap=overlap)
 

@@ -202,7 +202,9 @@ class Group:
         )
 
     def _instead(self, chosen: Choice, lane: Lane) -> str:
-        """Why a bucket does not take the sum that was asked for."""
+        """Why a bucket does not take the exchange that was asked for."""
+        if lane.aggregate.remembers and self.exchange != "allgather":
+            return f", since everybody must remember what the {lane.aggregate} does"
         if self.exchange == chosen.exchange or self.exchange not in self._encodings:
             return ""
         why = self._encodings[self.exchange].refuses(lane) or "every rank serves behind a sum"

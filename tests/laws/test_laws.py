@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import signa
-from signa.aggregators import CenteredClip, MajorityVote, Mean, Median, TrimmedMean, WeightedMean
+from signa.aggregators import CenteredClip, MajorityVote, Mean, Median, TrimmedMean, WeightedMean, WeightedVote
 from signa.aggregators import aggregators as aggregator_registry
 from signa.codec import Block, Codec, Dense, Field, Signs, Ternary
 from signa.compressors import (
@@ -73,6 +73,7 @@ COMPONENTS: list[Rule] = [registry.get(name)() for registry in REGISTRIES for na
     StochasticSign(norm="l2"),
     MajorityVote(ties="zero"),
     TrimmedMean(trim=3),
+    WeightedVote(history=0.0, ties="zero"),
     CenteredClip(radius=0.3, iterations=1),
     CenteredClip(radius=2.0, unit="frobenius"),
     *(Project(norm=norm) for norm in ("frobenius", "linf", "column", "row")),
@@ -475,6 +476,36 @@ class WrongAggregator(signa.Aggregator):
 def test_a_wrong_aggregator_is_caught(how: str, law: str) -> None:
     with pytest.raises(AssertionError, match=f"breaks the law '{law}'"):
         check_component(WrongAggregator(how=how), only=[law], shapes=[(9, 21)])
+
+
+class WrongMemory(signa.Aggregator):
+    remembers: ClassVar[bool] = True
+
+    kind: str = "wrong_memory"
+    how: str
+
+    def init(self, workers: int, x0: Tensor) -> State:
+        return {} if self.how == "nothing" else {"seen": torch.zeros(1 if self.how == "flat" else len(x0), 1, 1)}
+
+    def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
+        new = active.any(0).float()[..., None, None]
+        match self.how:
+            case "replaces":
+                ctx.memory["seen"] = ctx.memory["seen"] + new
+            case "counts":
+                ctx.memory["seen"] += 1
+            case "mixes":
+                ctx.memory["seen"] += new.sum()
+        return messages.mean(0)
+
+    def signal(self, s: Signal) -> Signal:
+        return s.but(alphabet="dense")
+
+
+@pytest.mark.parametrize("how", ["nothing", "flat", "replaces", "counts", "mixes"])
+def test_a_wrong_memory_is_caught(how: str) -> None:
+    with pytest.raises(AssertionError, match="breaks the law 'memory'"):
+        check_component(WrongMemory(how=how), only=["memory"], shapes=[(9, 21)])
 
 
 class WrongFeedback(Feedback):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import comb, sqrt
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import signa
-from signa.aggregators import Aggregator, CenteredClip, MajorityVote, Mean, Median, TrimmedMean
+from signa.aggregators import Aggregator, CenteredClip, MajorityVote, Mean, Median, TrimmedMean, WeightedVote
 from signa.errors import SpecError
 from signa.packing import signs, words
 from signa.stage import Context
@@ -159,3 +160,115 @@ def test_where_nobody_sends_anything_finite_the_centre_says_so() -> None:
     messages = torch.full((3, 1, 2, 2), torch.nan)
     for rule in (CenteredClip(), TrimmedMean(), Median()):
         assert bool(rule(messages, everyone(messages), Context()).isnan().all()), rule
+
+
+# A vote that remembers ------------------------------------------------------------------------------------------------
+
+
+def elections(rule: WeightedVote, p: list[float], steps: int, *, seed: int = 0) -> tuple[Tensor, float]:
+    """Everybody's record (N,) and the vote's error rate in the last step, where worker j errs with probability p[j]."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.where(torch.rand(1, 64, 64, generator=generator) < 0.5, -1.0, 1.0)
+    memory = rule.init(len(p), truth)
+    chance, errs = torch.tensor(p).view(-1, 1, 1, 1), 0.0
+    for _ in range(steps):
+        votes = torch.where(torch.rand(len(p), *truth.shape, generator=generator) < chance, -truth, truth)
+        voted = rule(votes, everyone(votes), context(range(1), memory=memory))
+        errs = float((voted != truth).double().mean())
+    return memory["right"].flatten(), errs
+
+
+def test_the_first_vote_is_a_plain_one() -> None:
+    votes = sample(8, 3, 9, 21).sign()
+    for ties in ("coin", "zero"):
+        rule, plain = WeightedVote(ties=ties), MajorityVote(ties=ties)  # type: ignore[arg-type]
+        fresh = context(range(3), memory=rule.init(8, votes[0]))
+        assert torch.equal(rule(votes, everyone(votes), fresh), aggregated(plain, votes))
+        assert torch.equal(aggregated(rule, votes), aggregated(plain, votes))
+
+
+def test_a_record_tells_who_errs() -> None:
+    """Those who flip come to weigh nothing, and the vote errs as one of the others alone: the exact binomial again."""
+    right, errs = elections(WeightedVote(), [0.3] * 6 + [0.7, 0.7, 0.6], 40)
+    assert bool((right[:6] > 0.6).all() and (right[6:] < 0.4).all())
+    sigma = sqrt(wrong(6, 0.3) * (1 - wrong(6, 0.3)) / 4096)
+    assert abs(errs - wrong(6, 0.3)) < 0.02 + 5 * sigma  # weights of the six differ a little
+    assert errs < elections(WeightedVote(), [0.3] * 6 + [0.7, 0.7, 0.6], 1)[1] - 0.05  # than without a record
+
+
+def test_how_long_a_record_lasts() -> None:
+    votes = torch.ones(3, 1, 4, 4)
+    votes[2] = -1
+    for history in (0.0, 0.5, 0.9):
+        rule = WeightedVote(history=history)
+        memory = rule.init(3, votes[0])
+        for t in range(1, 4):
+            rule(votes, everyone(votes), context(range(1), memory=memory))
+            # the others of 0 are 1 and 2, who disagree until 2 weighs nothing
+            assert float(memory["right"][0, 2]) == pytest.approx(0.5 * history**t)
+
+
+def test_nobody_rules_by_agreeing_with_a_friend() -> None:
+    """Two who always say +1 agree more often than honest workers who are hardly better than coins."""
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.where(torch.rand(1, 64, 64, generator=generator) < 0.5, -1.0, 1.0)
+    rule = WeightedVote()
+    memory = rule.init(9, truth)
+    for _ in range(60):
+        votes = torch.where(torch.rand(9, *truth.shape, generator=generator) < 0.42, -truth, truth)
+        votes[:2] = 1
+        voted = rule(votes, everyone(votes), context(range(1), memory=memory))
+    plain = aggregated(MajorityVote(), votes)
+    error, least = (float((x != truth).double().mean()) for x in (voted, plain))
+    assert error < least + 0.03 and error < 0.45
+
+
+def test_who_is_away_keeps_his_record() -> None:
+    rule, votes = WeightedVote(), sample(5, 2, 9, 21).sign()
+    memory, active = rule.init(5, votes[0]), everyone(votes)
+    votes[3, 1], active[3, 1] = 0, False
+    rule(votes, active, context(range(2), memory=memory))
+    right = memory["right"].flatten(1)
+    assert float(right[1, 3]) == 0.5 and bool((right[0] != 0.5).all()) and int((right[1] == 0.5).sum()) == 1
+
+
+def test_a_weighted_tie_is_a_tie() -> None:
+    """Weights are whole numbers: two of the same record against two of the same record."""
+    votes = torch.tensor([1.0, 1.0, -1.0, -1.0]).view(4, 1, 1, 1).expand(4, 1, 8, 8)
+    rule = WeightedVote(ties="zero")
+    memory = {"right": torch.full((1, 4, 1, 1), 0.7, dtype=torch.float64)}
+    assert not bool(rule(votes, everyone(votes), context(range(1), memory=memory)).any())
+
+
+def test_a_memory_is_saved_and_starts_anew_for_other_workers(tmp_path: Path) -> None:
+    def made(workers: int) -> tuple[torch.nn.Module, signa.SignA]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(5, 4)
+        spec = {"groups": [{"match": "*", "lr": 0.1, "worker": "momentum", "up": "sign", "aggregate": "weighted_vote"}]}
+        return model, signa.build(spec, model, transport=signa.Loopback(workers))
+
+    def steps(model: torch.nn.Module, opt: signa.SignA, at: range) -> None:
+        for t in at:
+            for j in opt.transport.local:
+                with opt.worker(j):
+                    for i, p in enumerate(model.parameters()):
+                        p.grad = sample(*p.shape, seed=100 * t + 10 * j + i)
+            opt.step()
+            opt.zero_grad()
+
+    model, opt = made(3)
+    steps(model, opt, range(4))
+    signa.save_checkpoint(tmp_path, model, opt)
+    steps(model, opt, range(4, 8))
+    again, copy = made(3)
+    signa.load_checkpoint(tmp_path, again, copy)
+    records = copy.state[again.weight]["server.aggregate.right"]
+    assert records.shape == (1, 3, 1, 1) and bool((records != 0.5).all())
+    steps(again, copy, range(4, 8))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    for policy in ("mean", "reset", "remap"):
+        other, grown = made(5)
+        signa.load_checkpoint(tmp_path, other, grown, on_world_change=policy)  # type: ignore[arg-type]
+        records = grown.state[other.weight]["server.aggregate.right"]
+        assert records.shape == (1, 5, 1, 1) and bool((records == 0.5).all())
+        steps(other, grown, range(2))

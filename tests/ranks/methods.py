@@ -112,6 +112,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "flipped": _m("sign", "majority_vote", ["momentum", {"kind": "attack_flip", "workers": [0]}]),
     "noisy": _m("identity", "median", ["momentum", {"kind": "attack_random", "workers": [0]}], server=["spectral"]),
     "stale": _m("scaled_sign", "mean", ["momentum", {"kind": "attack_stale", "workers": [0], "delay": 2}]),
+    "remembering": _m("sign", "weighted_vote"),
+    "remembering, served": _m("sign", {"kind": "weighted_vote", "ties": "zero"}, server=["spectral"], down="sign"),
+    "remembering zeros": _m(KEEP, {"kind": "weighted_vote", "history": 0.5}),
     "smallest": _m("identity", {"kind": "test_smallest"}),
     "smallest, scaled": _m("scaled_sign", {"kind": "test_smallest"}, server=["spectral"], down="sign"),
 }
