@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -63,6 +63,7 @@ class WireBucket:
     ) -> None:
         self.lanes, self.ranks, self.held, self.sharded = tuple(lanes), ranks, tuple(held), sharded
         self.number, self.talk, self._scratch = number, talk, scratch
+        self.pool: Callable[..., Fields] = aggregate  # how a piece that is mine is aggregated
         self.gathers = mine is None
         self.mine = [everything(lanes)] * ranks.size if mine is None else [list(pieces) for pieces in mine]
         self.device = lanes[0].device
@@ -96,7 +97,7 @@ class WireBucket:
         status = torch.cat([message.status for message in messages], 1)  # (k, all matrices)
         status, parts = self._exchange(packed, status, clock)
         results = [
-            aggregate(self.lanes[index], block, part, self._lane(status, index), clock, self.device)
+            self.pool(self.lanes[index], block, part, self._lane(status, index), clock, self.device)
             for (index, block), part in parts
         ]
         taking = [self._lane(status, index).ne(ABSENT).any(0) for index in range(len(self.lanes))]
