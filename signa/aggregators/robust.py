@@ -13,15 +13,15 @@ from ..rule import Count, Positive
 from ..signal import Signal
 from ..stage import Context
 from .base import Aggregator, aggregators
-from .rules import Median
+from .rules import Median, in_size
 
 
 @aggregators.register
 class TrimmedMean(Aggregator):
     """``mean of x_(trim+1) ... x_(k-trim)``, entry by entry: of k sorted values without the ends.
 
-    Up to ``trim`` workers may send what they like, NaN included: the result stays between the least and the largest
-    value that the others sent. Where so few take part in a step that nothing would be left, it is their median.
+    Up to ``trim`` workers may send what they like: the result stays between the least and the largest value that the
+    others sent. What is not finite is no value; where so few are there that nothing would be left, it is their median.
 
     Shapes: (N, ..., m, n) -> (..., m, n). Law: trim of (N - 1) // 2 is the median.
 
@@ -59,17 +59,15 @@ class TrimmedMean(Aggregator):
 
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         """The mean of what is left, added in pairs from both ends, so that -x gives the opposite, bit for bit."""
-        there = active[..., None, None].expand_as(messages)
-        ordered = torch.where(there, messages, torch.inf).sort(0).values
-        count = there.sum(0, keepdim=True)
-        dropped = ((count - 1) // 2).clamp(0, self.trim)
+        ordered, count = in_size(messages, active)
+        dropped = ((count - 1) // 2).clamp(max=self.trim)
         total, last = torch.zeros_like(messages[0]), len(messages) - 1
         for place in range((len(messages) + 1) // 2):
             low, high = dropped + place, count - 1 - dropped - place
             one, other = (ordered.gather(0, at.clamp(0, last)) for at in (low, high))
             pair = torch.where(low < high, one + other, torch.where(low == high, one, 0))
             total += pair[0]
-        return total / (count - 2 * dropped).clamp(min=1)[0]
+        return torch.where(active.any(0)[..., None, None], total / (count - 2 * dropped)[0], 0)
 
     def signal(self, s: Signal) -> Signal:
         """Dense values of the same nominal size."""

@@ -169,9 +169,18 @@ class WeightedMean(Aggregator):
         return s.but(alphabet="dense")
 
 
+def in_size(messages: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """The finite values of those present, ascending and then infinities (N, ..., m, n), and how many of them each entry
+    has (1, ..., m, n): one at the least, an infinite one."""
+    there = active[..., None, None] & messages.isfinite()
+    return torch.where(there, messages, torch.inf).sort(0).values, there.sum(0, keepdim=True).clamp(min=1)
+
+
 @aggregators.register
 class Median(Aggregator):
     """``median_j x_j``, entry by entry, over those present (for an even number the mean of the middle two).
+
+    A value that is not finite is none; where nobody sends another one, the result is not finite either.
 
     Shapes: (N, ..., m, n) -> (..., m, n). Source: arXiv 1803.01498, Definition 1 (Byzantine-robust median).
 
@@ -185,11 +194,9 @@ class Median(Aggregator):
 
     def __call__(self, messages: Tensor, active: Tensor, ctx: Context) -> Tensor:
         """The middle value of every entry."""
-        there = active[..., None, None].expand_as(messages)
-        ordered = torch.where(there, messages, torch.inf).sort(0).values
-        count = there.sum(0, keepdim=True).clamp(min=1)
+        ordered, count = in_size(messages, active)
         low, high = (ordered.gather(0, at)[0] for at in ((count - 1) // 2, count // 2))
-        return torch.where(there.any(0), (low + high) / 2, 0)
+        return torch.where(active.any(0)[..., None, None], (low + high) / 2, 0)
 
     def signal(self, s: Signal) -> Signal:
         """Dense values of the same nominal size."""

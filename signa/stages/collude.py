@@ -47,7 +47,7 @@ class Collusion(Attack):
 class Omniscient(Collusion):
     """``-scale rms(x) sign(sum_j sign(x_j))``, j honest: against the honest majority, entry by entry.
 
-    Nothing f liars could do to a vote is worse: an entry turns if and only if the honest ones are f or fewer apart.
+    No f liars turn more entries of a vote: one turns if and only if the honest ones are f or fewer apart.
 
     Shapes: (..., m, n).
 
@@ -55,7 +55,7 @@ class Omniscient(Collusion):
         workers: who lies.
         scale: how much louder than he is.
 
-    Source: docs/robustness.md (the worst that a vote can meet); arXiv 1703.02757, section 5, for the name.
+    Source: docs/robustness.md (the most entries of a vote); arXiv 1703.02757, section 5, for the name.
     """
 
     kind: Literal["attack_omniscient"] = "attack_omniscient"
