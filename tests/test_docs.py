@@ -276,6 +276,16 @@ def state() -> str:
     return written("state")
 
 
+def liars(which: str) -> Callable[[], str]:
+    """What is left with workers that lie: a table of examples/byzantine."""
+
+    def measured() -> str:
+        return str(runpy.run_path(str(ROOT / "examples" / "byzantine" / "table.py"))[which]())
+
+    measured.__name__ = which
+    return measured
+
+
 def simulate() -> str:
     """What many simulated workers cost."""
     return written("simulate")
@@ -295,6 +305,7 @@ TABLES = [
     *(("docs/performance.md", bench(verb)) for verb in VERBS),
     ("docs/state.md", state),
     ("docs/state.md", simulate),
+    *(("examples/byzantine/README.md", liars(which)) for which in ("two", "number", "owner")),
 ]
 
 
