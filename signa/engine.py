@@ -13,10 +13,11 @@ from torch import Tensor
 from .exact import ExactModel
 from .overlap import Facts, Overlap
 from .parcel import Parcel, Rows, Scalars, Shared
+from .probe import Probe
 from .routing import Route
 from .scratch import keep_pages
 from .spec import ParamGroup
-from .stack import Probe, Stack
+from .stack import Stack
 from .transport import Bucket, Clock, Transport
 from .transport.planning import SHARE
 

@@ -16,12 +16,13 @@ from .engine import Engine, Scalars, Shared
 from .errors import Advice, GradientError, NonFinite, SignaError
 from .finite import NonFiniteLog, Policy, culprits, refusal, scaler_says
 from .pace import OnDevice, OnHost, Pace
+from .probe import Probe
 from .routing import Bits, Model, Route, Routing, torch_group
 from .rows import Buffers, Rows, buffers_of
 from .saving import export_facts, export_state, import_state
 from .sentence import Hop
 from .spec import ParamGroup, Spec
-from .stack import Probe, Stack
+from .stack import Stack
 from .transport import Clock, Transport, Verdict, default_transport
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Concatenate, NamedTuple, ParamSpec
+from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from .coins import SERVER, name_key
 from .host import constant
 from .packing import words_for
 from .part import Part, stored
+from .probe import Probe, Sight
 from .routing import Route
 from .scratch import own
 from .sentence import Method
@@ -29,29 +30,9 @@ from .transport.matrices import Matrices
 COMPUTE = {torch.float64: torch.float64}
 """Dtypes that are computed in as they are; every other one is computed, and its state kept, in float32."""
 
-
 _SMALL = 1 << 14  # entries of a parameter
 
 P = ParamSpec("P")
-
-
-class Sight(NamedTuple):
-    """What a probe is shown at a hop: what came there and what left, borrowed and only as long as the probe looks.
-
-    ``address`` is a stage's (``worker.momentum``), or ``gradient``, ``up.compressor`` (what is compressed, and into
-    what), ``up``, ``aggregate``, ``up.receiver``, and the same of ``down``. ``matrices`` numbers the rows within the
-    stack; before the aggregate a matrix has a row for each local worker that takes part, worker by worker. At
-    ``aggregate``, ``came`` are the local workers' messages for the whole stack, (k, B, m, n), zero where there is none.
-    """
-
-    stack: Stack
-    address: str
-    matrices: Sequence[int]
-    came: Tensor
-    left: Tensor
-
-
-Probe = Callable[[Sight], None]
 
 
 class Stack:

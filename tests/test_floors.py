@@ -11,8 +11,8 @@ FLOORS = (
     "reading scalars toml_places",
     "lmo compressors aggregators stages feedback scaling",
     "channel sentence written presets",
-    "transport routing rows part stack exact parcel overlap engine finite pace optim building saving checkpoints spec "
-    "json_schema plugin show diagram theory",
+    "transport routing rows part probe stack exact parcel overlap engine finite pace optim building saving checkpoints "
+    "spec json_schema plugin show diagram theory",
     "lab flower integrations planner bench cli commands testing __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..feedback import EF21
 from ..optim import SignA
+from ..probe import Sight
 from ..signal import Signal
 from ..spec import ParamGroup
-from ..stack import Sight, Stack
+from ..stack import Stack
 from ..stages import Adam
 
 __all__ = ["Diagnostics"]
