@@ -54,8 +54,8 @@ def accuracy(exchange: str, seed: int, *, lies: bool) -> float:
     def run(rank: int, model: nn.Module) -> None:
         try:
             kind = LyingOwner if lies and rank == LIAR else signa.Group
-            process_group = dist.ProcessGroupGloo(store, rank, RANKS, timedelta(seconds=120))
-            own: dict[str, Any] = {"store": dist.PrefixStore("faults", store), "timeout": 60.0}
+            process_group = dist.ProcessGroupGloo(store, rank, RANKS, timedelta(seconds=900))
+            own: dict[str, Any] = {"store": dist.PrefixStore("faults", store), "timeout": 600.0}
             group = kind(process_group, exchange=exchange, check_replicas_every=0, **own)
             opt = signa.build(SPEC, model, transport=group, seed=seed)
             for step in range(STEPS):

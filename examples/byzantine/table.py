@@ -46,13 +46,15 @@ def two() -> str:
 
 
 def number() -> str:
-    """A vote by the number of liars."""
+    """A vote, and a mean, by the number of liars."""
     found, rows = values(), []
     for aggregator in AGGREGATORS[:2]:
         for lie in ("flip", "constant", "omniscient"):
             names = {0: f"{aggregator}, honest", 2: f"{aggregator}, {lie}"}
             arms = [names.get(f, f"{aggregator}, {f} of {lie}") for f in range(6)]
             rows.append([f"`{aggregator}`, {lie}", *(cell(found[arm]) if arm in found else "" for arm in arms)])
+    arms = ["mean, honest", "mean, 1 of flip x10", "mean, flip x10"]
+    rows.append(["`mean`, flip x10", *(cell(found[arm]) for arm in arms), "", "", ""])
     return table(["liars of nine", *map(str, range(6))], rows)
 
 

@@ -24,12 +24,14 @@ _MOST = 0.99
 class WeightedVote(Aggregator):
     """``sign(sum_j w_j s_j)``, ``w_j = log(p_j / (1 - p_j))`` between 0 and the median, p_j how often j was right.
 
-    Weights of that form are the best that voters who err by themselves can have. What is right nobody knows; worker j
-    is measured against what the *others* would have decided without him: of the entries where both have an opinion,
-    ``p_j <- history p_j + (1 - history) (share that agrees)``, for each matrix by itself. A coin has weight 0, and so
-    has who is wrong more often than right: nobody's vote counts against itself. Nobody weighs more than the worker in
-    the middle, so a record can be lost, but not be used to rule: without that bound two liars who agree with each other
-    do. While the one in the middle is no better than a coin, as at the start, all weigh the same.
+    Weights of that form are the best that voters who err by themselves can have. What is right nobody knows; worker
+    j is measured against what the *others* would have decided without him: of the entries where both have an
+    opinion, ``p_j <- history p_j + (1 - history) (share that agrees)``, for each matrix by itself. A coin has
+    weight 0, and so has who is wrong more often than right: nobody's vote counts against itself. Nobody weighs more
+    than the worker in the middle: without that bound two liars who agree with each other rule. With it three of
+    nine still take the record of honest workers that are hardly better than coins (examples/byzantine): this is for
+    liars who do not collude. While the one in the middle is no better than a coin, as at the start, all weigh the
+    same.
 
     It must see every vote of a matrix: on ranks everybody gathers them all.
 
