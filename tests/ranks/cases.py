@@ -77,6 +77,15 @@ def spec(method: Method, *, decays: bool = True) -> dict[str, Any]:
     return {"groups": groups}
 
 
+def admits(source: Any, workers: int) -> bool:
+    """Whether its aggregators work with so many."""
+    try:
+        signa.Spec.load(source).admit(workers)
+    except signa.SpecError:
+        return False
+    return True
+
+
 class Run(NamedTuple):
     """What is left of a run: the parameters' digest after every step, their values, and the state by address."""
 
