@@ -46,10 +46,12 @@ def label_stages(kinds: Sequence[str]) -> list[str]:
     >>> label_stages(["clip", "momentum", "clip"])
     ['clip', 'momentum', 'clip_2']
     """
-    return [
-        kind if kind not in kinds[:index] else f"{kind}_{list(kinds[: index + 1]).count(kind)}"
-        for index, kind in enumerate(kinds)
-    ]
+    count: dict[str, int] = {}
+    found = []
+    for kind in kinds:
+        count[kind] = count.get(kind, 0) + 1
+        found.append(kind if count[kind] == 1 else f"{kind}_{count[kind]}")
+    return found
 
 
 def labels(items: Sequence[Any]) -> list[str]:
@@ -66,9 +68,10 @@ def labels(items: Sequence[Any]) -> list[str]:
 def _enter(node: Any, segment: str) -> tuple[Any, Any] | None:
     """The container and key that a segment means inside a node, or None."""
     if isinstance(node, list):
-        if segment.isdecimal() and int(segment) < len(node):
+        if segment.isdecimal() and len(segment) < 9 and int(segment) < len(node):
             return node, int(segment)
-        return (node, labels(node).index(segment)) if segment in labels(node) else None
+        names = labels(node)
+        return (node, names.index(segment)) if segment in names else None
     if isinstance(node, dict):
         if segment in node:
             return node, segment

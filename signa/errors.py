@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+#: What a person reads of one text and of one spec; a text may quote a whole file, and a file can be wrong everywhere.
+_MOST_LETTERS, _MOST_PROBLEMS = 1000, 50
+
 
 class SignaError(Exception):
     """Base of every error that SignA raises on purpose."""
@@ -106,21 +109,30 @@ class Problem:
     column: int = 0
     text: str = ""
     width: int = 1
+    cut: int = 0
 
-    def at(self, source: str, line: int = 0, column: int = 0, text: str = "", width: int = 1) -> Problem:
-        """This problem with its place filled in."""
-        return replace(self, source=source, line=line, column=column, text=text, width=width)
+    def at(
+        self, source: str, line: int = 0, column: int = 0, text: str = "", width: int = 1, cut: int = 0
+    ) -> Problem:
+        """This problem with its place filled in; ``cut`` is how much of the line stands in front of ``text``."""
+        return replace(self, source=source, line=line, column=column, text=text, width=width, cut=cut)
 
     def __str__(self) -> str:
         """``file:line:column: address: what``, the line, a caret, the reason and the remedy."""
         place = ":".join(str(part) for part in (self.source, self.line, self.column) if part)
-        lines = [": ".join(part for part in (place, self.address, self.what) if part)]
+        lines = [": ".join(_short(part) for part in (place, self.address, self.what) if part)]
         if self.text:
             gutter = f"  {self.line} | "
-            lines += [gutter + self.text, " " * (len(gutter) + self.column - 1) + "^" * max(1, self.width)]
-        lines += [f"  because: {self.because}"] if self.because else []
-        lines += [f"  instead: {self.instead}"] if self.instead else []
+            caret = " " * (len(gutter) + self.column - 1 - self.cut) + "^" * max(1, self.width)
+            lines += [gutter + self.text, caret]
+        lines += [f"  because: {_short(self.because)}"] if self.because else []
+        lines += [f"  instead: {_short(self.instead)}"] if self.instead else []
         return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    """A text that may hold what somebody wrote, and so be of any length."""
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}..."
 
 
 class SpecError(SignaError, ValueError):
@@ -138,4 +150,6 @@ class SpecError(SignaError, ValueError):
     def __str__(self) -> str:
         """The problems one after the other, with their number in front when there are several."""
         count = [f"{len(self.problems)} problems"] if len(self.problems) > 1 else []
-        return "\n".join(count + [str(problem) for problem in self.problems])
+        more = len(self.problems) - _MOST_PROBLEMS
+        rest = [f"and {more} more"] if more > 0 else []
+        return "\n".join(count + [str(problem) for problem in self.problems[:_MOST_PROBLEMS]] + rest)

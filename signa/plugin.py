@@ -23,8 +23,8 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
     for path in map(Path, paths):
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise _refusal(path, "cannot be read", because=str(error.strerror)) from None
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise _refusal(path, "cannot be read", because=getattr(error, "strerror", None) or str(error)) from None
         known = _loaded.setdefault(path.resolve(), "")
         if not known:
             _run(path, f"signa_plugin_{path.stem}_{digest[:8]}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from math import log10
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -41,6 +42,8 @@ _EXPECTED = {
 }
 #: What pydantic only says because of another error.
 _ECHOES = ("default_factory_not_called",)
+#: Items of a list that are called by their names; behind that by their numbers, for a name costs a look at all before.
+_MOST_LABELS = 200
 _CALL = re.compile(r"\s*(?P<feedback>\w+)\s*\(\s*(?P<compressor>\w+)\s*\)\s*\Z")
 
 
@@ -56,7 +59,7 @@ def validated(model: type[M], data: Any, source: Source | None = None, known: li
     except ValidationError as error:
         wrong = {problem.path for problem in known}  # what stands at or below them may be wrong for their reason
         found = _joined(_Reader(model, model, data, (), ()).problems(error))
-        found = [item for item in found if not any(item.path[: len(path)] == path for path in wrong)]
+        found = [item for item in found if not any(item.path[:end] in wrong for end in range(len(item.path) + 1))]
         known = known + [source.locate(problem) for problem in found]
         raise SpecError(sorted(known, key=lambda problem: (problem.line, problem.column))) from None
     if known:
@@ -101,18 +104,19 @@ def _joined(found: list[_Found]) -> list[Problem]:
     or that a component has its own objection to, is that problem alone."""
     said = {(item.problem.path, item.problem.what): item.problem for item in found if not item.expected}
     branches: dict[Address, list[_Found]] = {}
+    paths = dict.fromkeys(item.problem.path for item in found)
+    above, spoken = {path[:end] for path in paths for end in range(len(path))}, {path for path, _ in said}
     for item in found:
         path = item.problem.path
-        deeper = any(other.problem.path[: len(path)] == path != other.problem.path for other in found)
-        if item.expected and not deeper and all(path != spoken for spoken, _ in said):
+        if item.expected and path not in above and path not in spoken:
             branches.setdefault(path, []).append(item)
     for path, items in branches.items():
         words = list(dict.fromkeys(item.expected for item in items))
         remedy = next((item.problem.instead for item in items if item.problem.instead), "")
         what = f"expected {' or '.join(words)}, got {items[0].got}"
         said[(path, what)] = Problem(what, items[0].problem.address, path, "", remedy)
-    order = [item.problem.path for item in found]
-    return sorted(said.values(), key=lambda problem: order.index(problem.path))
+    order = {path: number for number, path in enumerate(paths)}
+    return sorted(said.values(), key=lambda problem: order[problem.path])
 
 
 class _Reader:
@@ -207,10 +211,16 @@ def _follow(data: Any, loc: Address) -> tuple[Address, Address, Any]:
         if isinstance(segment, int):
             items = data.split() if isinstance(data, str) else [data] if isinstance(data, Mapping) else data
             if isinstance(items, list | tuple) and segment < len(items):
-                label = labels(items)[segment]
+                label = _label(items, segment)
                 path = path if items is not data and len(items) == 1 else (*path, segment)
                 data, named = items[segment], (*named, label)
     return path, named, data
+
+
+def _label(items: Sequence[Any], index: int) -> str:
+    """``labels(items)[index]``, in the time of what stands before it and is wrong: a long list may be wrong at every
+    item, and is looked at no further than errors are shown."""
+    return labels(items[: index + 1])[index] if index < _MOST_LABELS else str(index)
 
 
 def _model_at(model: type[BaseModel], loc: Address) -> type[BaseModel]:
@@ -265,6 +275,8 @@ def _shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, float) and not abs(value) < float("inf"):
         return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
+    if isinstance(value, int) and value.bit_length() > 200:  # Python itself refuses to print thousands of digits
+        return f"a number of {round(value.bit_length() * log10(2))} digits"
     shown = json.dumps(value) if isinstance(value, bool) else repr(value)
     return shown if len(shown) <= 60 else f"{shown[:60]}..."
 

@@ -24,6 +24,8 @@ from .stage import Rate
 
 #: A model, its parts (a pipeline's stages, each with names of its own), or (name, parameter) pairs.
 Model = nn.Module | Sequence[nn.Module] | Iterable[tuple[str, Tensor]]
+#: Keywords of rearrange, which takes the axes' lengths as keywords, too.
+_EINOPS = {"tensor", "pattern", "reduction"}
 _PREFIXES = ("_orig_mod.", "module.")
 _COMPARE = {
     "==": operator.eq,
@@ -152,6 +154,8 @@ class Layout:
             m, n = (shape[0], prod(shape[1:])) if shape else (1, 1)
             return cls(tuple(shape), pattern, (), m, n)
         pattern = _without_ellipsis(pattern, len(shape))
+        if taken := (sizes or {}).keys() & _EINOPS:
+            raise RoutingError(f"sizes: '{min(taken)}' is a word of einops' own: give the axis another name")
         try:
             out = rearrange(torch.empty(shape, device="meta"), pattern, **(sizes or {}))
         except EinopsError as error:

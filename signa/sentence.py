@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from math import comb
+from math import comb, pi, sqrt
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -40,10 +40,15 @@ class MethodBits(NamedTuple):
     down: float
 
 
+#: Stages of one part. The longest published one has four; a word is two letters, so that a page could hold thousands.
+MOST_STAGES = 32
+
+
 def _words(value: Any) -> Any:
     """``momentum spectral`` is the list of its words; one stage is a list of one."""
-    if isinstance(value, str):
-        return tuple(value.split())
+    value = tuple(value.split()) if isinstance(value, str) else value
+    if isinstance(value, list | tuple) and len(value) > MOST_STAGES:
+        raise Fault(f"{len(value)} stages stand here", because=f"a part has up to {MOST_STAGES}", instead="leave some out")
     return (value,) if isinstance(value, Stage | Mapping) else value
 
 
@@ -256,7 +261,7 @@ def tied(workers: int) -> float:
     >>> tied(4)
     0.375
     """
-    return comb(workers, workers // 2) / 2**workers
+    return comb(workers, workers // 2) / 2**workers if workers <= 1000 else sqrt(2 / (pi * workers))  # Stirling
 
 
 def _has_step(data: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ import yaml
 
 from .address import Address, dotted
 from .errors import Problem, SpecError
+from .ordinary import MOST_DEPTH, MOST_NODES, too_large
 from .scalars import ambiguity, scalar
 from .toml_places import toml_places
 
@@ -22,7 +23,10 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
-MOST_BYTES, MOST_NODES, MOST_DEPTH = 1 << 18, 10_000, 32
+#: The weights of 10,000 workers, written out; the longest spec of ours has 4 KB.
+MOST_BYTES = 1 << 18
+#: Columns of a line that an error shows, around the place: more than that is a file in one line.
+_SHOWN = 160
 SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 #: The last segment of the path to a key; the path without it leads to the key's value.
 KEY = "*key*"
@@ -68,7 +72,12 @@ class Source:
         """The problem at a line and column (from 1) of this source; beyond its end, in the source as a whole."""
         if not 1 <= line <= len(self.lines):
             return problem.at(self.name)
-        return problem.at(self.name, line, column, self.lines[line - 1].rstrip().replace("\t", " "), width)
+        text = self.lines[line - 1].rstrip().replace("\t", " ")
+        if len(text) > _SHOWN:
+            first = max(0, min(column - 1, len(text)) - _SHOWN // 2)
+            text = text[first : first + _SHOWN]
+            return problem.at(self.name, line, column, text, min(width, first + _SHOWN + 1 - column), first)
+        return problem.at(self.name, line, column, text, width)
 
     def refuse(self, what: str, line: int = 0, column: int = 1, *, because: str = "", instead: str = "") -> SpecError:
         """The error for a text that cannot be read as data at all; to be raised."""
@@ -90,9 +99,10 @@ def read(path: Path) -> tuple[Any, Source, list[Problem]]:
         with path.open("rb") as file:
             raw = file.read(MOST_BYTES + 1)
         text = raw.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise source.refuse("the spec cannot be read", because=str(reason)) from None
+    except UnicodeDecodeError:
+        raise source.refuse("the spec cannot be read", because="it is not UTF-8 text") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise source.refuse("the spec cannot be read", because=getattr(error, "strerror", None) or str(error)) from None
     if len(raw) > MOST_BYTES:
         raise source.refuse(f"the spec is longer than {MOST_BYTES} bytes", instead="a spec is a page, not a data file")
     source.lines = _BREAK.split(text)
@@ -119,7 +129,7 @@ def _yaml(text: str, source: Source) -> tuple[Any, list[Problem]]:
 
 def _compose(text: str, source: Source) -> yaml.Node | None:
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        return yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         what = f"this is not YAML: {error.problem or error.context}".replace("'<stream end>'", "the end of the file")
         remedy = next((text for part, text in _YAML_REMEDIES.items() if part in f"{error.context} {error.problem}"), "")
@@ -133,10 +143,28 @@ def _compose(text: str, source: Source) -> yaml.Node | None:
     except yaml.reader.ReaderError as error:
         line, column = _line_and_column(text, error.position)
         raise source.refuse("this is not YAML: a control character", line, column, instead="remove it") from None
-    except RecursionError:
+    except (RecursionError, _TooLarge):
         raise _too_large(source) from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # OverflowError: "\UFFFFFFFF" is no character
         raise source.refuse(f"this is not YAML: {str(error).splitlines()[0]}") from None
+
+
+class _TooLarge(Exception):
+    """A text holds more nodes, or deeper ones, than a spec may."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which stops at the first node too many: its time is spent before anybody sees what it composed."""
+
+    count = depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.count, self.depth = self.count + 1, self.depth + 1
+        if self.count > 2 * MOST_NODES or self.depth > MOST_DEPTH + 1:  # keys are nodes, too
+            raise _TooLarge
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _line_and_column(text: str, index: int) -> tuple[int, int]:
@@ -145,8 +173,7 @@ def _line_and_column(text: str, index: int) -> tuple[int, int]:
 
 
 def _too_large(source: Source) -> SpecError:
-    what = f"the spec nests deeper than {MOST_DEPTH} or holds more than {MOST_NODES} values"
-    return source.refuse(what, because="an alias counts each time it is used", instead="write a spec of one page")
+    return SpecError([source.place(too_large(), 0)])
 
 
 def _json(text: str, source: Source) -> tuple[Any, list[Problem]]:
@@ -183,8 +210,22 @@ def _toml(text: str, source: Source) -> tuple[Any, list[Problem]]:
         raise _too_large(source) from None
     except ValueError as error:
         raise source.refuse(f"this is not TOML: {error}") from None
+    _refuse_large(data, source)
     source.marks = toml_places(text, KEY)
     return data, []
+
+
+def _refuse_large(data: Any, source: Source) -> None:
+    """Count what tomllib made, level by level: dotted keys nest without the parser nesting."""
+    level, count = [data], 0
+    for _ in range(MOST_DEPTH + 2):
+        count += len(level)
+        if not level or count > MOST_NODES:
+            break
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [below for item in inner for below in (item.values() if isinstance(item, dict) else item)]
+    if level:
+        raise _too_large(source)
 
 
 class _Builder:

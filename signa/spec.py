@@ -248,15 +248,20 @@ class Spec(Frozen):
         """The spec as text; ``resolved`` writes every default out. Reading the text back gives an equal spec.
 
         Raises:
-            SpecError: for TOML, which is read and not written.
+            SpecError: for TOML, which is read and not written, and where ``train`` holds what the form cannot say.
         """
-        data = plain(self, resolved=resolved)
-        data = {key: value for key, value in data.items() if value not in ([], {})}
-        if form == "json":
-            return json.dumps(data, indent=2, allow_nan=False) + "\n"
         if form == "toml":
             raise SpecError([Problem("specs are not written as TOML", instead="write YAML or JSON (TOML is read)")])
-        return "# yaml-language-server: $schema=./signa.schema.json\n" + dump_yaml(data)
+        data = plain(self, resolved=resolved)
+        data = {key: value for key, value in data.items() if value not in ([], {})}
+        try:
+            if form == "json":
+                return json.dumps(data, indent=2, allow_nan=False) + "\n"
+            text = dump_yaml(data)
+        except (ValueError, TypeError, yaml.YAMLError) as error:  # a number that is not finite, a date, an object
+            what = f"the spec cannot be written as {form}"
+            raise SpecError([Problem(what, "train", because=str(error), instead="write text or numbers")]) from None
+        return "# yaml-language-server: $schema=./signa.schema.json\n" + text
 
     def save(self, path: str | Path) -> None:
         """Write the resolved spec to a ``.yaml`` or ``.json`` file."""

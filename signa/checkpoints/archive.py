@@ -135,18 +135,29 @@ class Archive:
         return [name for name in names if name != SHARED][rank::size]
 
 
+def _is_facts(facts: Any) -> bool:
+    """Whether a file's entry has what is read of it."""
+    return (
+        isinstance(facts, dict)
+        and type(facts.get("bytes")) is int
+        and isinstance(facts.get("sha256"), str)
+        and all(isinstance(facts.get(key, []), list) for key in ("workers", "server"))
+    )
+
+
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        sound = content["digest"] == digest_of(content)
+        sound = isinstance(content, dict) and content["digest"] == digest_of(content)
     except FileNotFoundError:
         raise CheckpointError(f"there is no '{path}': the checkpoint is not complete") from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         content, sound = {}, False
     if sound and content.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' is of format {content.get('format')!r}, this version reads {FORMAT}")
     wanted = {"files": dict, "layout": dict, "world": list, "workers": int, "step": int}
-    if not sound or not all(type(content.get(key)) is kind for key, kind in wanted.items()):
+    sound = sound and all(type(content.get(key)) is kind for key, kind in wanted.items())
+    if not sound or not all(map(_is_facts, content["files"].values())):
         raise CheckpointError(f"'{path}' is damaged (wrong digest): take an older checkpoint")
     if strange := [name for name in content["files"] if not _FILE.match(name)]:
         raise CheckpointError(f"'{path}' names files that no checkpoint has ({strange[0]!r}): do not trust its source")

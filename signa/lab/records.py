@@ -24,10 +24,12 @@ import torch
 from .. import __version__
 from .refusal import refusal
 
-__all__ = ["Elsewhere", "RunFolder", "as_line", "environment", "read_metrics"]
+__all__ = ["Elsewhere", "RunFolder", "as_line", "environment", "read_metrics", "run_named"]
 
 TRAIL = "trail.jsonl"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: Names of devices on Windows, with any suffix: opening such a file opens the device.
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
 Value = int | float | bool | None
 
 
@@ -39,12 +41,7 @@ class RunFolder:
     """
 
     def __init__(self, root: Path, name: str, *, metrics: bool = True) -> None:
-        if not NAME.fullmatch(name):
-            raise refusal(
-                f"'{name}' is not a run name",
-                because="a run writes inside the run directory only",
-                instead="write a letter or digit and up to 99 of these, '.', '_', '-'; --out chooses the directory",
-            )
+        name = run_named(name)
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.path = next(path for path in _free(root, name) if _made(path))
@@ -162,6 +159,23 @@ def _cut(path: Path, step: int) -> list[dict[str, Any]]:
         length += len(line)
     os.truncate(path, length)
     return kept
+
+
+def run_named(name: str) -> str:
+    """The name, if it is one: a word that is a folder right inside the run directory on every system.
+
+    Raises:
+        SpecError: it leads elsewhere, or Windows has a device of that name (``con``, ``nul.txt``) or drops its last dot.
+    """
+    if not NAME.fullmatch(name) or name.endswith("."):
+        raise refusal(
+            f"{name!r:.200} is not a run name",
+            because="a run writes inside the run directory only",
+            instead="write a letter or digit and up to 99 of these, '.', '_', '-'; --out chooses the directory",
+        )
+    if name.partition(".")[0].lower() in _DEVICES:
+        raise refusal(f"'{name}' is not a run name", because="Windows has a device of that name", instead="write another")
+    return name
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

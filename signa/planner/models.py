@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from ..sources import read
 
 __all__ = ["MODELS", "bodiless", "of_module", "of_shapes", "of_text"]
 
+#: More entries than anybody has trained at once, and more matrices than layers have: arithmetic on them stays exact and
+#: a typing error is told, not tried.
+_MOST_ENTRIES, _MOST_COPIES = 10**14, 100_000
+_SHAPE = re.compile(r"([0-9]{1,15}(?:x[0-9]{1,15}){0,15})(?:\*([0-9]{1,9}))?")
 Shape = tuple[int, ...]
 Entry = tuple[str, Shape, str]
 """A parameter's name, its shape, and the class of the module that it belongs to."""
@@ -87,13 +92,14 @@ def of_text(text: str) -> list[Named]:
 def _shape(value: Any, where: str) -> tuple[Shape, int]:
     """A shape, and how many of it."""
     text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
-    match = re.fullmatch(r"(\d+(?:x\d+)*)(?:\*(\d+))?", text.replace(" ", "").lower())
+    match = _SHAPE.fullmatch(text.replace(" ", "").lower())
     lengths = tuple(map(int, match[1].split("x"))) if match else ()
-    if not match or 0 in lengths or (match[2] and not int(match[2])):
+    if not match or not 0 < prod(lengths) <= _MOST_ENTRIES or not 0 < int(match[2] or 1) <= _MOST_COPIES:
         raise refusal(
             f"'{text}' is no shape",
             address=where,
-            because="a shape is lengths with an x between them, and *COUNT where there are several of it",
+            because="a shape is lengths with an x between them, and *COUNT where there are several of it, up to "
+            f"{_MOST_ENTRIES:,} entries and {_MOST_COPIES:,} copies",
             instead="write 512x512*31",
         )
     return lengths, int(match[2] or 1)

@@ -113,7 +113,7 @@ def read_archive(file: Path, *, against: str = "") -> Study:
         interval = validated(Interval, data["interval"])
         seeds = tuple(data["seeds"])
         study = Study(data["name"], path, members, data["against"], seeds, interval, reach, data["left"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise refusal(
             f"{file} holds no study", because=f"{type(error).__name__}: {error}", instead="name a study.json"
         ) from None

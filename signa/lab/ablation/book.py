@@ -139,7 +139,7 @@ def read_plan(path: Path) -> Plan:
     """
     try:
         data = json.loads((path / PLAN).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise refusal(f"{path / PLAN} is damaged", because=str(error), instead="move the folder away") from None
     return validated(Plan, data)
 

@@ -20,11 +20,10 @@ from ..compare import matrix_group
 from ..refusal import refusal
 from ..runner import resolve
 from .section import Ablation, Interval, Tune
-from .vary import AS_GIVEN, Axis, Choice, Sampler, labelled, samplers
+from .vary import AS_GIVEN, MOST_ARMS, Axis, Choice, Sampler, labelled, samplers
 
 __all__ = ["Arm", "Plan", "make_plan", "spec_of", "value_at"]
 
-MOST_ARMS = 1000
 SEED = "train.seed"
 _NAME = re.compile(r"[A-Za-z0-9][^\x00-\x1f\x7f]{0,119}")
 

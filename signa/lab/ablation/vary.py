@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from random import Random as Generator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +24,8 @@ __all__ = ["Axis", "Grid", "OneAtATime", "Option", "Random", "Sampler", "axes_of
 #: Options of one axis by position; ``AS_GIVEN`` leaves what the spec says.
 Choice = tuple[int, ...]
 AS_GIVEN = -1
+#: Of one ablation: each is trained with every seed.
+MOST_ARMS = 1000
 _OPENING, _CLOSING, _QUOTES = "([{", ")]}", "'\""
 
 
@@ -95,15 +99,15 @@ class Random(Sampler):
     """
 
     kind: Literal["random"] = "random"
-    arms: Count = 8
+    arms: Annotated[Count, Field(le=MOST_ARMS)] = 8
     seed: int = Field(default=0, strict=True, ge=0)
 
     def choices(self, sizes: Sequence[int]) -> Iterator[Choice]:
         """In the order of the draw; the whole grid where it is no larger."""
         yield (AS_GIVEN,) * len(sizes)
-        total = 1
-        for size in sizes:
-            total *= size
+        total = prod(sizes)
+        if total > sys.maxsize:
+            raise refusal(f"{len(sizes)} axes have more combinations than can be drawn from", instead="vary less")
         for number in Generator(self.seed).sample(range(total), min(self.arms, total)):
             choice = []
             for size in reversed(sizes):  # the digits of the combination's number in the grid
