@@ -97,10 +97,10 @@ def main() -> None:
     every = sum(p.numel() for p in model.parameters())
     sent = 8 * group.traffic[0] / STEPS / mine
     said = f"rank {rank}: digest {int(digest(whole)) & (1 << 64) - 1:016x}, whole matrices {mine / every:.0%}"
-    found: list[str] = [""] * size
-    dist.all_gather_object(found, f"{said}, between nodes {sent:.2f} bits per parameter of them and step")
-    if rank == 0:
-        print("\n".join(found))
+    for turn in range(size):  # one line after the other
+        if rank == turn:
+            print(f"{said}, between nodes {sent:.2f} bits per parameter of them and step", flush=True)
+        dist.barrier()
     dist.destroy_process_group()
 
 

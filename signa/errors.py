@@ -111,9 +111,7 @@ class Problem:
     width: int = 1
     cut: int = 0
 
-    def at(
-        self, source: str, line: int = 0, column: int = 0, text: str = "", width: int = 1, cut: int = 0
-    ) -> Problem:
+    def at(self, source: str, line: int = 0, column: int = 0, text: str = "", width: int = 1, cut: int = 0) -> Problem:
         """This problem with its place filled in; ``cut`` is how much of the line stands in front of ``text``."""
         return replace(self, source=source, line=line, column=column, text=text, width=width, cut=cut)
 

@@ -62,6 +62,9 @@ def validated(model: type[M], data: Any, source: Source | None = None, known: li
         found = [item for item in found if not any(item.path[:end] in wrong for end in range(len(item.path) + 1))]
         known = known + [source.locate(problem) for problem in found]
         raise SpecError(sorted(known, key=lambda problem: (problem.line, problem.column))) from None
+    except UnicodeEncodeError as error:
+        because = f"{error.object[:60]!a} holds half a character (a lone surrogate), which no text file can"
+        raise SpecError([*known, Problem("a text is no Unicode", because=because, instead="write it anew")]) from None
     if known:
         raise SpecError(known)
     return value

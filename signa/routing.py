@@ -158,7 +158,7 @@ class Layout:
             raise RoutingError(f"sizes: '{min(taken)}' is a word of einops' own: give the axis another name")
         try:
             out = rearrange(torch.empty(shape, device="meta"), pattern, **(sizes or {}))
-        except EinopsError as error:
+        except (EinopsError, ValueError) as error:  # ValueError: no arrow, or two of them
             reason = str(error).splitlines()[-1].strip()
             raise RoutingError(
                 f"matrix: '{pattern}' does not fit a parameter of shape {tuple(shape)}: {reason}"

@@ -48,7 +48,9 @@ def _words(value: Any) -> Any:
     """``momentum spectral`` is the list of its words; one stage is a list of one."""
     value = tuple(value.split()) if isinstance(value, str) else value
     if isinstance(value, list | tuple) and len(value) > MOST_STAGES:
-        raise Fault(f"{len(value)} stages stand here", because=f"a part has up to {MOST_STAGES}", instead="leave some out")
+        raise Fault(
+            f"{len(value)} stages stand here", because=f"a part has up to {MOST_STAGES}", instead="leave some out"
+        )
     return (value,) if isinstance(value, Stage | Mapping) else value
 
 

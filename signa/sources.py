@@ -30,6 +30,8 @@ _SHOWN = 160
 SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 #: The last segment of the path to a key; the path without it leads to the key's value.
 KEY = "*key*"
+#: A dotted key of more tables than a spec may nest, twice over.
+_DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""")
 Place = tuple[int, int, int]
 _PLAIN_TAG = re.compile(r"tag:yaml\.org,2002:(?:str|int|float|bool|null|seq|map|timestamp|value)\Z")
 #: Where YAML 1.1 breaks lines; str.splitlines() also does at form feeds and the like.
@@ -199,6 +201,8 @@ def _json(text: str, source: Source) -> tuple[Any, list[Problem]]:
 
 
 def _toml(text: str, source: Source) -> tuple[Any, list[Problem]]:
+    if _DOTTED.search(text):  # tomllib's time grows as the square of a key's dots: seconds for a line
+        raise _too_large(source)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 import sys
 from pathlib import Path
@@ -74,9 +75,12 @@ def new(
     out: Annotated[Path, typer.Option(help="The folder for its three files.")] = Path(),
 ) -> None:
     """Begin a component of your own: NAME.py, test_NAME.py with every law, and a page; all work as they are."""
+    from ..lab.records import run_named
+
     taken = _registry(kind).names()
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise typer.BadParameter(f"'{name}' is no name for specs: write it in small letters, digits and _")
+    run_named(name)  # on Windows con.py is a device
     if name in taken:
         raise typer.BadParameter(f"there is a {kind} '{name}' already: see signa show {name}")
     if name in sys.stdlib_module_names or name in ("torch", "signa", "numpy", "pytest"):
@@ -124,7 +128,7 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
     """
     from ..lab.refusal import refusal
 
-    there = [name for name in texts if (folder / name).exists()]
+    there = [name for name in texts if os.path.lexists(folder / name)]  # a link that leads nowhere is in the way, too
     if there:
         raise refusal(
             f"{', '.join(str(folder / name) for name in there)} would be written over",
@@ -134,9 +138,9 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            with (folder / name).open("x", encoding="utf-8") as file:  # never through what appeared meanwhile
+                file.write(text)
             typer.echo(f"wrote {folder / name}")
-    except OSError as error:
-        raise refusal(
-            f"{folder} cannot be written", because=str(error.strerror), instead="name another folder"
-        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+        because = getattr(error, "strerror", None) or str(error)
+        raise refusal(f"{folder} cannot be written", because=because, instead="name another folder") from None

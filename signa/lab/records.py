@@ -45,9 +45,10 @@ class RunFolder:
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.path = next(path for path in _free(root, name) if _made(path))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+            because = getattr(error, "strerror", None) or str(error)
             raise refusal(
-                f"no run folder can be made in {root}", because=str(error.strerror), instead="choose another --out"
+                f"no run folder can be made in {root}", because=because, instead="choose another --out"
             ) from None
         self._metrics = _opened(self.path) if metrics else -1
 
@@ -174,7 +175,9 @@ def run_named(name: str) -> str:
             instead="write a letter or digit and up to 99 of these, '.', '_', '-'; --out chooses the directory",
         )
     if name.partition(".")[0].lower() in _DEVICES:
-        raise refusal(f"'{name}' is not a run name", because="Windows has a device of that name", instead="write another")
+        raise refusal(
+            f"'{name}' is not a run name", because="Windows has a device of that name", instead="write another"
+        )
     return name
 
 

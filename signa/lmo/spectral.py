@@ -14,7 +14,6 @@ from ..signal import SQRT_MIN, Norm
 from .base import LMO, lmos
 from .newton_schulz import SCHEDULES, Normalisation, exact_polar, orthogonalise, polar_express, rows
 
-
 #: The slowest row of all, (1.5, -0.5, 0), brings a singular value of 1e-16 to 1 in 96 steps; who needs more wants
 #: ``exact``, and a table is made when a spec is read.
 MOST_STEPS = 100

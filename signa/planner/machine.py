@@ -85,7 +85,7 @@ class Machine:
             data = json.loads(path.read_text(encoding="utf-8"))
             rates = {str(name): float(value) for name, value in data["rates"].items()}
             form, measured = data["form"], int(data["together"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise refusal(
                 f"{path} holds no machine",
                 address="--machine",

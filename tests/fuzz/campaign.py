@@ -49,15 +49,23 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="run.py fuzz", description="Wrong, hostile and random specs: each is refused.")
+    parser = argparse.ArgumentParser(
+        prog="run.py fuzz", description="Wrong, hostile and random specs: each is refused."
+    )
     parser.add_argument("--inputs", type=int, default=10_000, help="how many (10,000)")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long")
     parser.add_argument("--seed", type=int, default=0, help="input I of seed S is always the same")
     parser.add_argument("--first", type=int, default=0, help="the number of the first input")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument("--engine", choices=("structured", "atheris"), default="structured", help="atheris: by coverage")
-    parser.add_argument("--out", type=Path, help="a JSON file; one of the same seed that ends at --first is gone on with")
-    parser.add_argument("--repeat", metavar="SEED/INDEX|FILE", default="", help="one input again, with all that is known")
+    parser.add_argument(
+        "--engine", choices=("structured", "atheris"), default="structured", help="atheris: by coverage"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a JSON file; one of the same seed that ends at --first is gone on with"
+    )
+    parser.add_argument(
+        "--repeat", metavar="SEED/INDEX|FILE", default="", help="one input again, with all that is known"
+    )
     return parser
 
 
@@ -127,7 +135,7 @@ class _Worker:
 
 def _work(pipe: connection.Connection, numbers: tuple[int, int, int, int]) -> None:
     """The life of a process: input after input, told in batches."""
-    from tests.fuzz.inputs import made
+    from tests.fuzz.inputs import Case, made
     from tests.fuzz.trial import folder, judged, kept, smaller, warm
 
     seed, first, end, step = numbers
@@ -144,7 +152,12 @@ def _work(pipe: connection.Connection, numbers: tuple[int, int, int, int]) -> No
             done.append((index, case.door, verdict.outcome, verdict.seconds))
             if verdict.failed and verdict.signature not in known:
                 known.add(verdict.signature)
-                least = smaller(case, lambda c, v=verdict: judged(c, place).signature == v.signature, 60)  # type: ignore[misc]
+
+                def alike(other: Case, wanted: tuple[str, str] = verdict.signature, at: int = index) -> bool:
+                    pipe.send_bytes(json.dumps({"begin": at}).encode())
+                    return judged(other, place).signature == wanted
+
+                least = smaller(case, alike, 20 if verdict.outcome == "slow" else 100)
                 file = kept(least, f"{verdict.outcome}-{seed}-{index}", FOUND)
                 failure = {"index": index, "outcome": verdict.outcome, "what": verdict.what, "file": file.as_posix()}
                 pipe.send_bytes(json.dumps({"failure": failure}).encode())
@@ -204,7 +217,9 @@ def _told(report: dict[str, Any], workers: list[_Worker], asked: argparse.Namesp
     seconds, index, door = whole.slowest
     if seconds > report.get("slowest", {}).get("seconds", 0.0):
         report["slowest"] = {"seconds": round(seconds, 3), "index": index, "door": door}
-    counts = {name: report["outcomes"].get(name, 0) + whole.outcomes[name] for name in {*report["outcomes"], *whole.outcomes}}
+    counts = {
+        name: report["outcomes"].get(name, 0) + whole.outcomes[name] for name in {*report["outcomes"], *whole.outcomes}
+    }
     report |= {
         "inputs": report["inputs"] + whole.inputs,
         "outcomes": dict(sorted(counts.items())),

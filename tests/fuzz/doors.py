@@ -107,7 +107,7 @@ def study(file: Path) -> object:
 def sentence(file: Path) -> object:
     """A sentence or a preset's name, as the command line takes it."""
     text = text_of(file)
-    return read_method(text) if is_sentence(text) else presets.get(Spec.load(text).groups[-1].name or "muon")
+    return read_method(text) if is_sentence(text) else Spec.load(text)
 
 
 def assign(file: Path) -> object:

@@ -55,7 +55,9 @@ def value(rng: Random) -> Any:
 
 def name(rng: Random) -> str:
     """A text where a name, a path or a word is expected."""
-    pieces = [rng.choice((*TEXTS, *SCALARS, "run", "a", ".py", ".yaml", "/", "-")) for _ in range(rng.choice((1, 1, 2, 3)))]
+    pieces = [
+        rng.choice((*TEXTS, *SCALARS, "run", "a", ".py", ".yaml", "/", "-")) for _ in range(rng.choice((1, 1, 2, 3)))
+    ]
     return "".join(pieces)
 
 
@@ -63,7 +65,9 @@ def name(rng: Random) -> str:
 
 
 def _nested(rng: Random, n: int) -> str:
-    opening, closing = rng.choice((("[", "]"), ("{a: ", "}"), ("[{a: ", "}]"), ("- ", ""), ("? ", ""), ("!!seq [", "]")))
+    opening, closing = rng.choice(
+        (("[", "]"), ("{a: ", "}"), ("[{a: ", "}]"), ("- ", ""), ("? ", ""), ("!!seq [", "]"))
+    )
     return "groups: " + "\n" * (opening[0] in "-?") + opening * n + "x" + (closing * n if rng.random() < 0.7 else "")
 
 
@@ -97,7 +101,9 @@ def _stages(rng: Random, n: int) -> str:
 
 
 def _long(rng: Random, n: int) -> str:
-    letters = rng.choice(("a", "1", "*a", "[", "(", "é", "a ", "ef21(", "\\", "''", "%", ": ", "0.", "_", "9m", "-", "!"))
+    letters = rng.choice(
+        ("a", "1", "*a", "[", "(", "é", "a ", "ef21(", "\\", "''", "%", ": ", "0.", "_", "9m", "-", "!")
+    )
     place = rng.choice(("name", "match", "matrix", "ndim", "method", "lr", "up", "scaling", "state", "x", "worker"))
     quote = rng.choice(("'", '"', ""))
     return f"groups: [{{match: '*', method: muon, lr: 0.1, {place}: {quote}{letters * n}{quote}}}]"
@@ -125,7 +131,9 @@ def _study(rng: Random, n: int) -> str:
 
 
 def _settings(rng: Random, n: int) -> str:
-    key = rng.choice(("workers", "steps", "batch", "seed", "checkpoint_every", "local_steps", "bucket_mb", "timeout", "x"))
+    key = rng.choice(
+        ("workers", "steps", "batch", "seed", "checkpoint_every", "local_steps", "bucket_mb", "timeout", "x")
+    )
     number = rng.choice((n, 10**6, 10**9, 2**62, 10**25))
     return f"groups: [{GROUP}]\ntrain: {{{key}: {number}}}"
 
@@ -140,14 +148,23 @@ def _steps(rng: Random, n: int) -> str:
 
 
 def _sizes(rng: Random, n: int) -> str:
-    pattern = rng.choice(("(a b) c -> a b c", "o i -> o i", "a" + " 1" * n + " -> a 1", "(" + " ".join(f"x{i}" for i in range(n)) + ") b -> b"))
+    pattern = rng.choice(
+        (
+            "(a b) c -> a b c",
+            "o i -> o i",
+            "a" + " 1" * n + " -> a 1",
+            "(" + " ".join(f"x{i}" for i in range(n)) + ") b -> b",
+        )
+    )
     key = rng.choice(("a", "pattern", "tensor", "reduction", "'('", "''", "x1", "1"))
     return f"groups: [{{match: '*', method: muon, lr: 0.1, matrix: '{pattern}', sizes: {{{key}: {rng.choice((n, 10**18))}}}}}]"
 
 
 def _dotted(rng: Random, n: int) -> str:
     key = ".".join(["a"] * n)
-    return rng.choice((f"{key} = 1\n", f"[{key}]\nb = 1\n", f"[[{key}]]\n" * 3, "a = {" * n, "a = " + "[" * n, "[[a]]\n" * n))
+    return rng.choice(
+        (f"{key} = 1\n", f"[{key}]\nb = 1\n", f"[[{key}]]\n" * 3, "a = {" * n, "a = " + "[" * n, "[[a]]\n" * n)
+    )
 
 
 BUILT: tuple[tuple[Callable[[Random, int], str], str], ...] = (

@@ -121,7 +121,9 @@ def _json_file(rng: Random, door: str) -> bytes:
         tree = _mutated(rng, tree, python=door == "mapping")
     text = rendered(rng, tree, ".json")
     if rng.random() < 0.3 and door != "mapping":
-        text = rng.choice((_broken_text(rng, text), "[" * rng.choice((10, 100_000)), text[: rng.randrange(len(text) + 1)]))
+        text = rng.choice(
+            (_broken_text(rng, text), "[" * rng.choice((10, 100_000)), text[: rng.randrange(len(text) + 1)])
+        )
     if door == "manifest":  # made whole again: a digest keeps damage out, and no attacker
         with contextlib.suppress(ValueError, RecursionError):
             content = json.loads(text)
@@ -191,7 +193,9 @@ def _mutated(rng: Random, tree: Tree, *, python: bool = False) -> Tree:
     if kind == 0 and isinstance(parent, dict):
         word = str(key)
         at = rng.randrange(len(word) + 1)
-        parent[rng.choice((word[:at] + word[at + 1 :], word + "s", word.upper(), rng.choice(hostile.TEXTS)))] = parent.pop(key)
+        parent[rng.choice((word[:at] + word[at + 1 :], word + "s", word.upper(), rng.choice(hostile.TEXTS)))] = (
+            parent.pop(key)
+        )
     elif kind == 1:
         del parent[key]
     elif kind == 2:

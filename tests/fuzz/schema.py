@@ -60,7 +60,9 @@ def _object(rng: Random, schema: dict[str, Any], defs: dict[str, Any], depth: in
     found = {key: _draw(rng, properties[key], defs, depth + 1) for key in chosen}
     if not properties and depth < 6 and rng.random() < 0.5:
         inner = schema.get("additionalProperties")
-        found[rng.choice(_WORDS)] = _draw(rng, inner if isinstance(inner, dict) else {"type": "number"}, defs, depth + 1)
+        found[rng.choice(_WORDS)] = _draw(
+            rng, inner if isinstance(inner, dict) else {"type": "number"}, defs, depth + 1
+        )
     return found
 
 

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from ... import __version__
 from ...address import set_address
@@ -17,6 +19,7 @@ from ...errors import Problem, SpecError
 from ...rule import Frozen, closest, plain
 from ...spec import Spec
 from ..compare import matrix_group
+from ..records import run_named
 from ..refusal import refusal
 from ..runner import resolve
 from .section import Ablation, Interval, Tune
@@ -36,7 +39,7 @@ class Arm(Frozen):
     """
 
     name: str
-    folder: str
+    folder: Annotated[str, AfterValidator(run_named)]
     changes: dict[str, Any]
     spec: dict[str, Any]
     rates: tuple[float, ...]

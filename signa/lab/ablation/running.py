@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..records import run_named
 from ..refusal import refusal
 from ..settings import read_settings
 from ..world import World, together
@@ -55,7 +56,7 @@ def execute(
         world = held.enter_context(together(settings, plan.key))
         if world.size > 1 and jobs > 1:
             raise refusal("--jobs does not go with torchrun", because="its ranks are one job", instead="leave it out")
-        book = Book(plan, out / plan.name)
+        book = Book(plan, out / run_named(plan.name))
         world.lead(lambda: held.enter_context(book.claimed()))
         shown = board if board is not None and world.leads else Quiet()
         engine = _Engine(book, world, shown, settings.steps, now() + budget, now, tuple(plugins), tuple(command))
