@@ -187,7 +187,7 @@ class _Reader:
     def _elsewhere(self, loc: Address, name: str) -> str:
         """``'spectral' is a stage, ...`` where the field at ``loc`` wants a component of another sort."""
         call = _CALL.match(name)
-        name = call[loc[-1]] if call and loc[-1] in ("feedback", "compressor") else name
+        name = call[loc[-1]] if call and loc and loc[-1] in ("feedback", "compressor") else name
         field = next((part for part in reversed(loc) if isinstance(part, str)), "")
         wanted, places = {"preset"} if field == "method" else set(), dict[str, list[str]]()
         for place, registry in _registries(self.root, ""):

@@ -166,7 +166,7 @@ def run_named(name: str) -> str:
     """The name, if it is one: a word that is a folder right inside the run directory on every system.
 
     Raises:
-        SpecError: it leads elsewhere, or Windows has a device of that name (``con``, ``nul.txt``) or drops its last dot.
+        SpecError: it leads elsewhere, or Windows has such a device (``con``, ``nul.txt``) or drops its last dot.
     """
     if not NAME.fullmatch(name) or name.endswith("."):
         raise refusal(

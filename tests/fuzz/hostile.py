@@ -9,33 +9,36 @@ from typing import Any
 
 #: Plain YAML that means another thing to YAML 1.1, or nothing good to anybody.
 SCALARS = (
-    "no", "on", "Yes", "OFF", "y", "~", "null", "Null", "1e-3", "1e3", "1.e3", "0o17", "017", "0x1F", "0b1", "1_000",
+     "no", "on", "Yes", "OFF", "y", "~", "null", "Null", "1e-3", "1e3", "1.e3", "0o17", "017", "0x1F", "0b1", "1_000",
     "12:30:45", "190:20:30.15", "2001-01-01", "2001-12-14t21:59:43.10-05:00", ".inf", "-.INF", ".NaN", "+.inf", "=",
     "<<", "<<: *a", "*a", "&a", "&a *a", "!!python/object/apply:os.system ['touch pwned']", "!!python/name:os.system",
     "!!python/object/new:subprocess.Popen [['touch', 'pwned']]", "!!python/module:os", "!!binary aGk=", "!!set {a}",
     "!!omap [a: 1]", "!!timestamp 2001-01-01", "!!int abc", "!!float x", "!!bool 3", "!!null x", "!local x", "!<x> y",
-    "!!map []", "!!seq {}", "!!str {}", "|", ">-\n  folded", "@at", "`tick", "%TAG ! tag:x,2000:", "? a\n: b", "- - - a",
-    '"\\UFFFFFFFF"', '"\\ud800"', '"\\x00"', '"\\0"', "'it''s", "{[a]: b}", "{a, b}", "[a: b]", "---", "...", "#", "",
+    "!!map []", "!!seq {}", "!!str {}", "|", ">-\n  folded", "@at", "`tick", "%TAG ! tag:x,2000:", "? a\n: b",
+    "- - - a", '"\\UFFFFFFFF"', '"\\ud800"', '"\\x00"', '"\\0"', "'it''s", "{[a]: b}", "{a, b}", "[a: b]", "---",
+    "...", "#", "",
 )  # fmt: skip
 #: Text that stands for itself, in any format.
 TEXTS = (
-    "", " ", "\t", "\n", "\0", "\x7f", "\x1b[31m", "\u2028", "\u0085", "\ufeff", "\u202e", "\U0001f600", "é" * 50,
-    "e\u0301", "\u0130", "\uff11", "../../../etc/passwd", "/etc/passwd", "C:\\Windows\\x", "\\\\host\\share", "~/x", "CON",
-    "nul.txt", "a/../b", ".", "..", "...", "-rf", "--help", "$(touch pwned)", "`touch pwned`", "${HOME}", "{0.__class__}",
-    "%s%n", "'; DROP TABLE", "__class__", "__init__", "kind", "method", "pattern", "reduction", "tensor", "self", "cls",
-    "os.system", "*", "**", "[", "[!", "[a-", "[z-a]", "(", ")", "(?", "\\", "(a+)+$", "a" * 300, "*a" * 40 + "b",
-    "a -> a", "-> a b", "a b ->", "(a b) c -> a b c", "a a -> a a", "... -> ...", "1 1 a b -> a b", "(a (b)) -> a b",
-    ">=999", ">= 2", "==", "2.0", "ef21(sign)", "ef21(ef21(sign))", "sign(", "momentum | sign |", "|||||||", "1/0",
-    "momentum(beta=.nan) |", "x" * 5000, "0" * 4400, "9" * 400, "1h30m", "1e999h", "3" * 3000, "ⅷ", "²", "٣", "1" + "0" * 40,
-    "import os", "__import__('os').system('touch pwned')", "exec", "a.b.c.d", "groups.0.lr", "groups." + "9" * 5000 + ".lr",
+     "", " ", "\t", "\n", "\0", "\x7f", "\x1b[31m", "\u2028", "\u0085", "\ufeff", "\u202e", "\U0001f600", "é" * 50,
+    "e\u0301", "\u0130", "\uff11", "../../../etc/passwd", "/etc/passwd", "C:\\Windows\\x", "\\\\host\\share", "~/x",
+    "CON", "nul.txt", "a/../b", ".", "..", "...", "-rf", "--help", "$(touch pwned)", "`touch pwned`", "${HOME}",
+    "{0.__class__}", "%s%n", "'; DROP TABLE", "__class__", "__init__", "kind", "method", "pattern", "reduction",
+    "tensor", "self", "cls", "os.system", "*", "**", "[", "[!", "[a-", "[z-a]", "(", ")", "(?", "\\", "(a+)+$",
+    "a" * 300, "*a" * 40 + "b", "a -> a", "-> a b", "a b ->", "(a b) c -> a b c", "a a -> a a", "... -> ...",
+    "1 1 a b -> a b", "(a (b)) -> a b", ">=999", ">= 2", "==", "2.0", "ef21(sign)", "ef21(ef21(sign))", "sign(",
+    "momentum | sign |", "|||||||", "1/0", "momentum(beta=.nan) |", "x" * 5000, "0" * 4400, "9" * 400, "1h30m",
+    "1e999h", "3" * 3000, "ⅷ", "²", "٣", "1" + "0" * 40, "import os", "__import__('os').system('touch pwned')",
+    "exec", "a.b.c.d", "groups.0.lr", "groups." + "9" * 5000 + ".lr",
 )  # fmt: skip
 NUMBERS = (
-    0, -1, 1, 2, 3, 7, 127, 128, 255, 256, 10**4, 10**6, 10**9, 2**31, 2**63 - 1, 2**63, 2**64, 10**18, 10**30, -(10**30),
-    10**400, 0.0, -0.0, 1e-320, 5e-324, 1e-30, 0.999999, 1.0000001, 1e30, 1.7e308, -1e308, math.inf, -math.inf, math.nan,
+     0, -1, 1, 2, 3, 7, 127, 128, 255, 256, 10**4, 10**6, 10**9, 2**31, 2**63 - 1, 2**63, 2**64, 10**18, 10**30,
+    -(10**30), 10**400, 0.0, -0.0, 1e-320, 5e-324, 1e-30, 0.999999, 1.0000001, 1e30, 1.7e308, -1e308, math.inf,
+    -math.inf, math.nan,
 )  # fmt: skip
 PYTHON = (
-    "knot", "deep", "none_key", "huge", "bytes", "set", "nan", "inf", "complex", "object", "type", "function", "tensor",
-    "model", "surrogate", "tuple", "path", "range", "rule",
+     "knot", "deep", "none_key", "huge", "bytes", "set", "nan", "inf", "complex", "object", "type", "function",
+    "tensor", "model", "surrogate", "tuple", "path", "range", "rule",
 )  # fmt: skip
 GROUP = "{match: '*', method: muon, lr: 0.1}"
 
@@ -123,7 +126,8 @@ def _study(rng: Random, n: int) -> str:
     section = rng.choice((
         f"seeds: {number}", f"tune: {{points: {2 * number + 1}}}", f"tune: {{widen: {number}}}", f"budget: '{'1' * n}'",
         f"vary: {{groups.0.lr: [{many}]}}\n  tune: {{points: 0}}", f"sampler: {{random: {{arms: {number}}}}}",
-        "vary: {" + ", ".join(f"train.a{i}: [1, 2]" for i in range(min(n, 500))) + f"}}\n  sampler: {{random: {{arms: {number}}}}}",
+        "vary: {" + ", ".join(f"train.a{i}: [1, 2]" for i in range(min(n, 500)))
+        + f"}}\n  sampler: {{random: {{arms: {number}}}}}",
         "arms: {" + ", ".join(f"a{i}: {{}}" for i in range(n)) + "}", f"interval: {{kind: bca, draws: {number}}}",
         "vary: {" + ", ".join(f"train.a{i}: [1, 2]" for i in range(min(n, 300))) + "}",
     ))  # fmt: skip
@@ -141,7 +145,8 @@ def _settings(rng: Random, n: int) -> str:
 def _steps(rng: Random, n: int) -> str:
     number = rng.choice((n, 10**6, 10**9, 10**20))
     schedule = rng.choice((
-        f"schedule: {{lower: 0.1, steps: {number}}}", f"steps: {number}", f"schedule: {{lower: 1.0e-{min(n, 320)}, steps: 9}}",
+        f"schedule: {{lower: 0.1, steps: {number}}}", f"steps: {number}",
+        f"schedule: {{lower: 1.0e-{min(n, 320)}, steps: 9}}",
         f"schedule: [{', '.join(['[1.5, -0.5, 0.0]'] * n)}]", f"schedule: [[1.5, -0.5, 0.0]], steps: {number}",
     ))  # fmt: skip
     return f"groups: [{{match: '*', lr: 0.1, worker: {{kind: spectral, {schedule}}}}}]"
@@ -157,7 +162,8 @@ def _sizes(rng: Random, n: int) -> str:
         )
     )
     key = rng.choice(("a", "pattern", "tensor", "reduction", "'('", "''", "x1", "1"))
-    return f"groups: [{{match: '*', method: muon, lr: 0.1, matrix: '{pattern}', sizes: {{{key}: {rng.choice((n, 10**18))}}}}}]"
+    sizes = f"{{{key}: {rng.choice((n, 10**18))}}}"
+    return f"groups: [{{match: '*', method: muon, lr: 0.1, matrix: '{pattern}', sizes: {sizes}}}]"
 
 
 def _dotted(rng: Random, n: int) -> str:
@@ -169,5 +175,6 @@ def _dotted(rng: Random, n: int) -> str:
 
 BUILT: tuple[tuple[Callable[[Random, int], str], str], ...] = (
     *((make, "spec") for make in (_nested, _bomb, _knot, _groups, _keys, _same_key, _stages, _long, _weights, _lines)),
-    *((make, "build") for make in (_sizes, _steps, _long)), (_study, "study"), (_settings, "settings"), (_dotted, "toml"),
+    *((make, "build") for make in (_sizes, _steps, _long)),
+    (_study, "study"), (_settings, "settings"), (_dotted, "toml"),
 )  # fmt: skip

@@ -22,8 +22,9 @@ from tests.fuzz.schema import drawn
 ROOT = Path(__file__).parents[2]
 #: The doors, and how often each is tried. What takes a file of any text gets most.
 SHARES = {
-    "spec": 40, "mapping": 9, "build": 11, "settings": 8, "study": 9, "sentence": 4, "assign": 3, "vary": 2, "path": 2,
-    "plugin": 1, "run_name": 1, "shapes": 2, "size": 1, "machine": 1, "plan": 2, "archive": 1, "manifest": 2, "check": 1,
+    "spec": 40, "mapping": 9, "build": 11, "settings": 8, "study": 9, "sentence": 4, "assign": 3, "vary": 2,
+    "path": 2, "plugin": 1, "run_name": 1, "shapes": 2, "size": 1, "machine": 1, "plan": 2, "archive": 1,
+    "manifest": 2, "check": 1,
 }  # fmt: skip
 TEXT_DOORS = ("sentence", "assign", "vary", "path", "plugin", "run_name", "size")
 Tree = Any
@@ -43,7 +44,7 @@ def made(seed: int, index: int) -> Case:
     rng = Random(f"{seed}/{index}")
     door = rng.choices(list(SHARES), list(SHARES.values()))[0]
     if door in TEXT_DOORS:
-        text = _broken_text(rng, _words(rng, door)) if rng.random() < 0.7 else hostile.name(rng)
+        text = broken_text(rng, _words(rng, door)) if rng.random() < 0.7 else hostile.name(rng)
         return Case(door, ".txt", _bytes(text))
     if door in ("manifest", "plan", "archive", "machine", "mapping"):
         return Case(door, ".json", _json_file(rng, door))
@@ -55,7 +56,7 @@ def made(seed: int, index: int) -> Case:
     suffix = rng.choices((".yaml", ".json", ".toml", ".yml", ".txt"), (60, 20, 15, 4, 1))[0]
     text = rendered(rng, tree, suffix)
     for _ in range(rng.choice((0, 0, 1, 1, 2, 4))):
-        text = _broken_text(rng, text)
+        text = broken_text(rng, text)
     data = _bytes(text)
     for _ in range(rng.choice((0, 0, 0, 0, 1, 3))):
         data = _broken_bytes(rng, data)
@@ -122,7 +123,7 @@ def _json_file(rng: Random, door: str) -> bytes:
     text = rendered(rng, tree, ".json")
     if rng.random() < 0.3 and door != "mapping":
         text = rng.choice(
-            (_broken_text(rng, text), "[" * rng.choice((10, 100_000)), text[: rng.randrange(len(text) + 1)])
+            (broken_text(rng, text), "[" * rng.choice((10, 100_000)), text[: rng.randrange(len(text) + 1)])
         )
     if door == "manifest":  # made whole again: a digest keeps damage out, and no attacker
         with contextlib.suppress(ValueError, RecursionError):
@@ -240,7 +241,7 @@ def _toml(value: Any) -> str:
     return "1979-05-27T07:32:00Z" if value is None else json.dumps(value)
 
 
-def _broken_text(rng: Random, text: str) -> str:
+def broken_text(rng: Random, text: str) -> str:
     """A text with something put in, taken out, cut off, or doubled."""
     at = rng.randrange(len(text) + 1)
     end = min(len(text), at + rng.choice((1, 1, 2, 5, 20, 100)))
