@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from .common import write_file
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
@@ -44,5 +46,5 @@ def bench(
     options = Options(tuple(shapes or ()), workers, rounds, threads, device, quick)
     data = run(verb, options, ["signa", *sys.argv[1:]])
     if json_file is not None:
-        json_file.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_file(json_file, json.dumps(data, indent=1) + "\n")
     typer.echo(table(data))

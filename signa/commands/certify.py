@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import A_SPEC, AsJson, Plugins, method_of, print_json, size_of
+from .common import A_SPEC, AsJson, Plugins, method_of, print_json, size_of, write_file
 
 if TYPE_CHECKING:
     from ..lab.theory import Certificate
@@ -60,7 +60,7 @@ def certify(
     found = look(chosen, size, steps=count, seconds=seconds, tries=tries, seed=seed)
     data = {**asdict(found), "seed": seed}
     if out is not None:
-        out.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_file(out, json.dumps(data, indent=2) + "\n")
     if as_json:
         print_json(data)
     else:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsJson", "Assign", "Plugins", "assignment", "build_module", "experiment_of", "laboratory", "leads", "method_of",
     "model_of", "print_json", "ranks", "size_of", "spec_of", "stem", "styled",
+    "write_file",
 ]  # fmt: skip
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -57,6 +58,21 @@ def leads() -> bool:
 def print_json(data: Any) -> None:
     """JSON with two spaces, as every ``--json`` prints it."""
     typer.echo(json.dumps(data, indent=2))
+
+
+def write_file(path: Path, text: str) -> None:
+    """The file that the caller named, whole.
+
+    Raises:
+        SpecError: it cannot be written.
+    """
+    from ..lab.refusal import refusal
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        because = getattr(error, "strerror", None) or str(error)
+        raise refusal(f"{path} cannot be written", because=because, instead="name another file") from None
 
 
 def styled(text: str, **how: Any) -> str:

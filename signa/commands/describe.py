@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import A_SPEC, AsJson, Plugins, laboratory, model_of, print_json, size_of, spec_of
+from .common import A_SPEC, AsJson, Plugins, laboratory, model_of, print_json, size_of, spec_of, write_file
 
 if TYPE_CHECKING:
     from ..sentence import Method
@@ -73,7 +73,7 @@ def show(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_file(out, text)
         typer.echo(f"wrote {out}")
 
 
@@ -90,7 +90,7 @@ def schema(
     if out is None:
         typer.echo(text)
     else:
-        out.write_text(text + "\n", encoding="utf-8")
+        write_file(out, text + "\n")
         typer.echo(f"wrote {out}; begin a spec with\n# yaml-language-server: $schema={out}")
 
 

@@ -150,7 +150,7 @@ _SPEC = '{"groups": [{"match": "*", "method": "signmuon", "lr": 0.1}], "train": 
 #: A text that every door lets through.
 RIGHT = {
     **dict.fromkeys(("spec", "mapping", "build", "settings", "check"), _SPEC),
-    "study": _SPEC[:-1] + ', "ablate": {"vary": {"groups.0.lr": [0.1, 0.2]}, "sampler": "one_at_a_time"}}',
+    "study": _SPEC[:-1] + ', "ablate": {"vary": {"groups.0.lr": [0.1, 0.2]}, "tune": {"points": 0}}}',
     "sentence": "momentum spectral | sign |", "assign": "groups.1.lr=0.1", "vary": "groups.0.lr=0.1,0.2",
     "path": "muon", "plugin": "mine.py", "run_name": "x", "shapes": '{"a": "4x4*2"}', "size": "4x4", **_WRITTEN,
 }  # fmt: skip
