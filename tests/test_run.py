@@ -313,3 +313,15 @@ def test_pytorch_is_asked_only_where_the_driver_lists_several_gpus(monkeypatch, 
 def test_a_command_that_is_not_there_prints_nothing():
     assert run.output("no-such-command-as-this", env={}) == ""
     assert run.output(sys.executable, "-c", "print(2)", env=dict(os.environ)).strip() == "2"
+
+
+def test_fuzz_runs_the_campaign_of_this_checkout(monkeypatch):
+    asked = []
+    monkeypatch.setattr(run.subprocess, "call", lambda command, **how: asked.append((command, how)) or 3)
+    monkeypatch.setattr(run, "environment", lambda venv=run.VENV: "python")
+    monkeypatch.setattr(run, "unmet", lambda extras: ["torch"])
+    assert run.main(["fuzz", "--inputs", "5"]) == 3
+    ((command, how),) = asked
+    assert command[1:] == ["-m", "tests.fuzz", "--inputs", "5"] and how["cwd"] == ROOT
+    assert how["env"]["OMP_NUM_THREADS"] in ("1", os.environ.get("OMP_NUM_THREADS"))
+    assert how["env"]["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

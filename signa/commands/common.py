@@ -102,7 +102,7 @@ def stem(source: str) -> str:
 def size_of(text: str, hint: str = "--shape") -> tuple[int, int]:
     """``120x4608`` as (120, 4608)."""
     m, cross, n = text.lower().partition("x")
-    if not (cross and all(re.fullmatch(r"0*[1-9][0-9]{0,9}", length) for length in (m, n))):
+    if not (cross and all(re.fullmatch(r"0{0,9}[1-9][0-9]{0,9}", length) for length in (m, n))):
         raise typer.BadParameter(f"'{text}' is not MxN", param_hint=hint)
     return int(m), int(n)
 

@@ -1,4 +1,4 @@
-"""Names stay where they belong, verb by verb, and nothing is written over: what a shell or a spec says is only a name."""
+"""Names stay where they belong, verb by verb, and nothing is written over: what a shell says is only a name."""
 
 from __future__ import annotations
 

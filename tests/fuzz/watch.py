@@ -20,8 +20,8 @@ from signa.errors import CheckpointError, RoutingError, SpecError, UnsupportedPa
 
 #: Seconds of processor time for one input: what the project promises.
 MOST_SECONDS = 1.0
-#: Characters of one refusal: 50 problems, each with a place, a reason and a remedy of up to 1,000 (signa/errors.py).
-MOST_TEXT = 250_000
+#: Characters of one refusal: 50 problems, of five texts up to 1,000 and a line of a file each (signa/errors.py).
+MOST_TEXT = 300_000
 #: What every entry point documents; the last is the command line's own for a wrong option.
 DOCUMENTED = (SpecError, RoutingError, UnsupportedParameter, CheckpointError, typer.BadParameter)
 
