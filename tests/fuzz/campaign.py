@@ -14,9 +14,9 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-#: Looks, a second apart, at a silent process that is then taken to hang in code that no signal reaches. Seconds of the
-#: clock would also count while the whole campaign is stopped.
-SILENCE = 60
+#: Seconds of its own processor time after which a silent process hangs in code that no signal reaches (where the system
+#: does not tell, looks a second apart). The clock's would also count while others have the processor.
+SILENCE = 60.0
 #: Bytes that a process may take besides what it has when it begins: what ends in more is a MemoryError, a crash.
 MOST_MEMORY = 1 << 30
 FOUND = Path("build") / "fuzz"
@@ -85,7 +85,7 @@ class _Worker:
         self.process = multiprocessing.get_context("spawn").Process(target=_work, args=(there, numbers), daemon=True)
         self.process.start()
         there.close()
-        self.at, self.silent, self.over = first, 0, False
+        self.at, self.looks, self.mark, self.over = first, 0, 0.0, False
 
     def stop(self) -> None:
         """After the input under way."""
@@ -107,16 +107,17 @@ class _Worker:
 
     def wait(self) -> None:
         """One look more at a silent process."""
-        self.silent += 1
-        if not self.over and self.silent > SILENCE:
+        self.looks += 1
+        burned = _burned(self.process.pid) or self.looks
+        if not self.over and burned - self.mark > SILENCE:
             self.process.kill()
-            self._lost(f"silent for {SILENCE} s")
+            self._lost(f"silent for {SILENCE:.0f} s")
 
     def _take(self, told: dict[str, Any]) -> None:
         from tests.fuzz.inputs import Case
         from tests.fuzz.watch import Verdict
 
-        self.silent = 0
+        self.mark = _burned(self.process.pid) or self.looks
         if "begin" in told:
             self.at = told["begin"]
         for index, door, outcome, seconds in told.get("done", ()):
@@ -130,7 +131,18 @@ class _Worker:
         failure = {"index": self.at, "outcome": "hang", "what": why}
         self.tally.failures.append(failure)
         print(_line(self.asked.seed, failure), flush=True)
-        self._start(self.at + self.asked.processes)
+        self.over = self.at + self.asked.processes >= self.asked.first + self.asked.inputs
+        if not self.over:
+            self._start(self.at + self.asked.processes)
+
+
+def _burned(pid: int | None) -> float:
+    """A process' processor time in seconds; 0 where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _work(pipe: connection.Connection, numbers: tuple[int, int, int, int]) -> None:

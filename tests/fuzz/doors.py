@@ -24,11 +24,12 @@ from signa.lab.ablation import load_ablation, make_plan, parse_vary, read_archiv
 from signa.lab.ablation.book import read_plan
 from signa.lab.records import run_named
 from signa.lab.runner import resolve
-from signa.lab.settings import load_experiment
+from signa.lab.settings import Settings, load_experiment
 from signa.planner import of_text
 from signa.planner.machine import Machine
 from signa.presets import presets
 from signa.routing import Routing
+from signa.rule import plain
 from signa.spec import Spec
 from signa.transport import Loopback
 from signa.written import is_sentence, read_method
@@ -120,7 +121,8 @@ def vary(file: Path) -> object:
     from signa.lab.ablation import Ablation
 
     axes = [parse_vary(text_of(file))]
-    return make_plan(Spec.load(BASE), Ablation(tune={"points": 0}), name="x", axes=axes)  # type: ignore[arg-type]
+    base = Spec.load({**BASE, "train": plain(Settings())})
+    return make_plan(base, Ablation(tune={"points": 0}), name="x", axes=axes)  # type: ignore[arg-type]
 
 
 def path(file: Path) -> object:

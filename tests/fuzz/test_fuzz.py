@@ -121,6 +121,7 @@ def test_a_case_is_made_small_and_kept(tmp_path: Path) -> None:
     assert file.name == "spec--crash_it_s_bad.yaml" and corpus(tmp_path) == {file.stem: least}
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two processes, in two parts with one report; and the same figures as in one."""
     out, whole = tmp_path / "fuzz.json", tmp_path / "whole.json"
@@ -145,3 +146,11 @@ def test_without_atheris(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def test_time_is_the_processors(place: Path) -> None:
     assert tried(lambda: time.sleep(0.3)).seconds < 0.2
+
+
+@pytest.mark.slow
+def test_a_hang_is_ended_and_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No time at all: whatever the processes do is too long, and the campaign still comes to its end."""
+    monkeypatch.setattr(campaign, "SILENCE", -1.0)
+    assert campaign.main(["--inputs", "2", "--processes", "1"]) == 1
+    assert "hang: silent for" in capsys.readouterr().out
