@@ -43,7 +43,8 @@ class Attack(Stage):
         Raises:
             Fault: no such worker.
         """
-        super().admit(workers, local)
+        if self.workers:
+            super().admit(workers, local)
         if missing := [j for j in self.workers if j >= workers]:
             raise Fault(
                 f"'{self.kind}' names worker {missing[0]}",

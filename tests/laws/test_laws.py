@@ -17,6 +17,7 @@ import signa
 from signa.aggregators import CenteredClip, MajorityVote, Mean, Median, TrimmedMean, WeightedMean, WeightedVote
 from signa.aggregators import aggregators as aggregator_registry
 from signa.codec import Block, Codec, Dense, Field, Signs, Ternary
+from signa.coins import Coins
 from signa.compressors import (
     Compressor,
     Identity,
@@ -36,7 +37,20 @@ from signa.scaling import scalings
 from signa.signal import SQRT_MN, Norm, Signal
 from signa.stage import Context, Stage, State
 from signa.stage import stages as stage_registry
-from signa.stages import Adam, Clip, Momentum, Normalise, Project, Step
+from signa.stages import (
+    Adam,
+    Alie,
+    Attack,
+    Clip,
+    Constant,
+    InnerProduct,
+    Mimic,
+    Momentum,
+    Normalise,
+    Project,
+    Stale,
+    Step,
+)
 from signa.testing import SHAPES, check_component, context, laws, sample, threads
 
 REGISTRIES = (stage_registry, compressor_registry, aggregator_registry, feedbacks, scalings)
@@ -766,6 +780,13 @@ MODEL = sample(5, 6, 8, seed=10)
 def through(rule: Any, x: Tensor = X, model: Tensor = MODEL) -> list[Tensor]:
     """What a component makes of three inputs in a row."""
     rows = range(5)
+    if isinstance(rule, Attack):  # six workers' rows, of which some lie
+        x = sample(6, 5, 7)
+        state, found = rule.init(x), []
+        for t in range(3):
+            coins = Coins(3, t, [11] * 6, [0] * 6, list(range(6)))
+            found.append(rule(x * (t + 1), state, Context(coin=coins)).nan_to_num(9.0).clone())
+        return found
     if isinstance(rule, Stage):
         state = rule.init(model)
         return [rule(x * f, state, context(rows, model)).clone() for f in (1.0, -0.4, 0.8)]
@@ -774,6 +795,14 @@ def through(rule: Any, x: Tensor = X, model: Tensor = MODEL) -> list[Tensor]:
     if isinstance(rule, Feedback):
         state = rule.sender(torch.zeros_like(x))
         return [rule.encode(x * f, ScaledSign(), state, context(rows)) for f in (1.0, -0.4, 0.8)]
+    if isinstance(
+        rule, TrimmedMean | CenteredClip | WeightedVote
+    ):  # six workers, of whom the first is right more often
+        messages = sample(6, 3, 16, 16)
+        messages = messages.sign() if isinstance(rule, WeightedVote) else messages
+        memory = rule.init(6, messages[0])
+        there = torch.ones(6, 3, dtype=torch.bool)
+        return [rule(messages.roll(t, 0), there, context(range(3), memory=memory)) for t in range(3)]
     if isinstance(rule, signa.Aggregator):
         messages = torch.stack([x.sign(), -x.sign()])
         return [rule(messages, torch.ones(2, 5, dtype=torch.bool), context(rows))]
@@ -782,6 +811,7 @@ def through(rule: Any, x: Tensor = X, model: Tensor = MODEL) -> list[Tensor]:
 
 OURS = ("linf", "column", "row", "frobenius", "spectral", "nuclear", "l1")
 NORMS = ("frobenius", "linf", "spectral", "column", "row")
+ATTACKS = [name for name in stage_registry.names() if name.startswith("attack_")]
 SCHEDULES = [*NAMED, "exact", ((1.5, -0.5, 0.0),) * 9, {"lower": 0.1, "steps": 3}]
 #: (kind, field): values that must all give different results. A field of ours that is missing here fails a test.
 KNOBS: dict[tuple[str, str], list[Rule]] = {
@@ -820,6 +850,24 @@ KNOBS: dict[tuple[str, str], list[Rule]] = {
     ("match_adamw", "rms"): [scalings.get("match_adamw")(rms=rms) for rms in (0.1, 0.2)],
     ("semantic", "transposed"): [scalings.get("semantic")(transposed=flag) for flag in (False, True)],
     ("power", "alpha"): [scalings.get("power")(alpha=alpha) for alpha in (0.0, 0.5, 1.0)],
+    ("trimmed_mean", "trim"): [TrimmedMean(trim=trim) for trim in (1, 2)],
+    ("centered_clip", "radius"): [CenteredClip(radius=radius) for radius in (0.1, 1.0)],
+    ("centered_clip", "unit"): [CenteredClip(), CenteredClip(unit="frobenius")],
+    ("centered_clip", "iterations"): [CenteredClip(radius=0.1, iterations=count) for count in (1, 2, 3)],
+    ("weighted_vote", "history"): [WeightedVote(history=history) for history in (0.0, 0.9)],
+    ("weighted_vote", "ties"): [WeightedVote(), WeightedVote(ties="zero")],
+    **{(name, "workers"): [stage_registry.get(name)(workers=who) for who in ((1,), (1, 4))] for name in ATTACKS},
+    **{
+        (f"attack_{name}", "scale"): [
+            stage_registry.get(f"attack_{name}")(workers=(1,), scale=scale) for scale in (1.0, 2.0)
+        ]
+        for name in ("flip", "random", "omniscient")
+    },
+    ("attack_constant", "value"): [Constant(workers=(1,), value=value) for value in (1.0, -2.0)],
+    ("attack_stale", "delay"): [Stale(workers=(1,), delay=delay) for delay in (1, 2)],
+    ("attack_mimic", "of"): [Mimic(workers=(1, 4), of=of) for of in (0, 2)],
+    ("attack_alie", "z"): [Alie(workers=(1, 4), z=z) for z in ("most", 0.7, 2.0)],
+    ("attack_inner_product", "epsilon"): [InnerProduct(workers=(1, 4), epsilon=epsilon) for epsilon in (0.5, 3.0)],
     ("power", "beta"): [scalings.get("power")(beta=beta) for beta in (0.0, 0.5)],
 }
 

@@ -175,7 +175,7 @@ def test_no_gradient_moves_nothing_and_counts_nothing(method: Method) -> None:
 def test_zero_grad_is_no_gradient_or_a_zero_one(method: Method, none: bool) -> None:
     """Zeros from a fresh state and without decay move nothing, either."""
     ps = fresh()
-    opt = build(method, ps, workers=1, weight_decay=0.0)
+    _, opt = start(method, ps, workers=1, weight_decay=0.0)
     for n, p in ps.items():
         p.grad = gradient(n, p, 0, 0)
     opt.zero_grad(set_to_none=none)
