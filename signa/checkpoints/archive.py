@@ -156,11 +156,12 @@ def _manifest(path: Path) -> dict[str, Any]:
     if sound and content.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' is of format {content.get('format')!r}, this version reads {FORMAT}")
     wanted = {"files": dict, "layout": dict, "world": list, "workers": int, "step": int}
-    sound = sound and all(type(content.get(key)) is kind for key, kind in wanted.items())
-    if not sound or not all(map(_is_facts, content["files"].values())):
+    if not sound or not all(type(content.get(key)) is kind for key, kind in wanted.items()):
         raise CheckpointError(f"'{path}' is damaged (wrong digest): take an older checkpoint")
     if strange := [name for name in content["files"] if not _FILE.match(name)]:
         raise CheckpointError(f"'{path}' names files that no checkpoint has ({strange[0]!r}): do not trust its source")
+    if odd := [name for name, facts in content["files"].items() if not _is_facts(facts)]:
+        raise CheckpointError(f"'{path}' does not say what '{odd[0]}' holds: take an older checkpoint")
     if missing := {SHARED, *map(rank_name, range(len(content["world"])))} - set(content["files"]):
         raise CheckpointError(f"'{path}' leaves out {', '.join(sorted(missing))}")
     return dict(content)
