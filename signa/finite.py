@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from .errors import Advice, GradientError, NonFinite
+from .kernels import native_for
+from .kernels.image import FLOATS
 
 _SMALL = 1 << 14  # entries
 _KIND = attrgetter("shape", "dtype", "device")
@@ -24,16 +26,29 @@ def first_nonfinite(gradients: Sequence[Tensor | None]) -> int | None:
     """The index of the first gradient that holds an infinity or a NaN.
 
     A sum is not finite where an entry is not, and costs a fraction of isfinite on every entry; a finite tensor whose
-    sum overflows is told apart by a second look.
+    sum overflows is told apart by a second look. A CPU's loops look at the exponents.
     """
     there = [(index, grad) for index, grad in enumerate(gradients) if grad is not None]
-    if not there:
-        return None
-    home = there[0][1].device
-    sums = torch.stack([part.sum().to(home, torch.float32) for part in _joined([grad for _, grad in there])])
-    if bool(sums.isfinite().all()):  # the host waits once
+    if not there or _all_finite([grad for _, grad in there]):
         return None
     return next((index for index, grad in there if not bool(grad.isfinite().all())), None)
+
+
+def _all_finite(gradients: Sequence[Tensor]) -> bool:
+    """Whether all of these are, at least one."""
+    native, kinds = native_for(gradients[0].device), defaultdict[Any, list[Tensor]](list)
+    for grad in gradients:
+        plain = native and type(grad) is Tensor and grad.is_cpu and grad.dtype in FLOATS and grad.is_contiguous()
+        kinds[grad.dtype if plain else None].append(grad)
+    rest = kinds.pop(None, [])
+    return all(native.finite(group) for group in kinds.values()) and (not rest or _finite_sum(rest))
+
+
+def _finite_sum(gradients: Sequence[Tensor]) -> bool:
+    """Whether the sum of every one is finite; False also where finite ones overflow. The host waits once."""
+    home = gradients[0].device
+    sums = torch.stack([part.sum().to(home, torch.float32) for part in _joined(gradients)])
+    return bool(sums.isfinite().all())
 
 
 def _joined(gradients: Sequence[Tensor]) -> list[Tensor]:

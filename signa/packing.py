@@ -4,7 +4,7 @@ Bit ``e & 63`` of word ``e >> 6`` is entry e, 1 for +1 and 0 for -1; in memory t
 every byte, numpy's ``packbits(bitorder="little")``. What lies behind the last entry is 0.
 
 On a CPU numpy does the work, elsewhere torch: numpy compares 4 times and gathers rows 2 times as fast as torch, and a
-call costs it a third. On a GPU :mod:`signa.kernels` may do it in one pass.
+call costs it a third. :mod:`signa.kernels` may do it in one pass.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .kernels import one_pass_for
+from .kernels.image import INTEGERS
 from .scratch import own
 
 __all__ = [
@@ -41,8 +42,6 @@ WORD = 64
 _CHUNK = {"cpu": 1 << 18}
 _CHUNK_ELSEWHERE = 1 << 24
 _GATHER = 0x0102040810204080  # times eight bytes of 0 or 1: the top byte has bit i = byte i
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integers that a float may be viewed as, by its size in bytes."""
 Test = tuple[Any, Any]
 """Of x and 0, by numpy and by torch: where it holds, a bit is clear."""
 #: ``x < 0`` is 20 % faster than ``x >= 0`` in numpy.
@@ -223,8 +222,8 @@ def fair(x: Tensor, coins: Callable[[], Tensor]) -> Tensor:
     tensor([[ 1.,  1., -1.],
             [ 0.,  0.,  0.]])
     """
-    if x.numel() and (one_pass := one_pass_for(x.device)):
-        return one_pass.fair(x, coins())
+    if x.numel() and (at_once := getattr(one_pass_for(x.device), "fair", None)):
+        return at_once(x, coins())
     filled, silent = fair_words(x, coins)
     fair_signs = signs(filled, x.shape[1], x.dtype)
     if x.device.type != "cpu" or bool(silent.any()):
@@ -241,7 +240,8 @@ def fair_words(x: Tensor, coins: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """
     sign, there = _room(x), _room(x)
     if x.numel() and (one_pass := one_pass_for(x.device)):
-        one_pass.signed(x, sign, there)
+        if one_pass.signed(x, sign, there):
+            return sign, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     elif x.dtype == torch.bfloat16 and x.device.type == "cpu" and _sweep(x.view(torch.int16), {_MINUS: sign}, _decided):
         return sign, torch.zeros(len(x), dtype=torch.bool)
     else:

@@ -14,6 +14,7 @@ from .channel import Channel
 from .codec import codec_for
 from .coins import SERVER, name_key
 from .host import constant
+from .kernels import native_for
 from .packing import words_for
 from .part import Part, side_by_side, stored
 from .probe import Probe, Sight
@@ -266,6 +267,10 @@ class Stack:
         every = [x if shape is not None else self.routes[i].layout.matrices(x) for i, x in tensors]
         if again and all(x.dtype == self.dtype for x in every):
             out = own("stack.joined", (len(every), *every[0].shape), self.dtype, every[0].device)
+            native = native_for(out.device)
+            if native and all(type(x) is Tensor and x.is_contiguous() for x in every):
+                native.gather(every, out)
+                return out.view(len(every) * self.per, self.m, self.n)
         return torch.stack(every, out=out).to(self.dtype).reshape(len(every) * self.per, self.m, self.n)
 
     @cached_property

@@ -1,7 +1,8 @@
-"""Which code packs and unpacks on a GPU: torch's operators, or Triton kernels that do the same in one pass.
+"""Which code packs and unpacks: torch's and numpy's operators, or kernels that do the same in one pass.
 
-Both write the same bits (``tests/laws/test_kernels.py``), so this is a choice of speed alone, and ranks need not agree.
-A CPU has numpy and torch; there the kernels run under Triton's interpreter alone (``TRITON_INTERPRET=1``), for tests.
+On a GPU they are Triton's, on a CPU C's. All write the same bits (``tests/laws/test_kernels.py``), so this is a choice
+of speed alone, and ranks need not agree. Triton's run on a CPU under its interpreter (``TRITON_INTERPRET=1``), for
+tests.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..errors import Advice, Fault
+from .proof import prove
 
-__all__ = ["VARIABLE", "Choice", "one_pass_for", "use"]
+__all__ = ["VARIABLE", "Choice", "native_for", "one_pass_for", "use"]
 
 VARIABLE = "SIGNA_KERNELS"
 """The environment variable that chooses for a whole process; unset, it is ``auto``."""
 
-Choice = Literal["auto", "eager", "triton"]
-"""``auto``: Triton on a GPU where it has shown that it works, else torch. ``eager``: torch. ``triton``: Triton on a
-GPU, or an error that says why not."""
+Choice = Literal["auto", "eager", "triton", "native"]
+"""``auto``: Triton on a GPU and C on a CPU where they have shown that they work. ``eager``: torch and numpy.
+``triton``: Triton on a GPU, or an error that says why not. ``native``: C on a CPU, or an error that says why not."""
 
+#: What is compiled for a device, by its type, and what that takes.
+KINDS = {"cuda": "triton", "cpu": "native"}
+_NEEDS = {
+    "triton": "install the triton that your torch names (its CUDA wheels bring it)",
+    "native": "install a C compiler (cc, or what CC names)",
+}
 _used: list[str] = []
 
 
@@ -51,22 +59,32 @@ def one_pass_for(device: torch.device) -> Any:
     """The module of kernels for tensors on a device, or None where numpy or torch do the work.
 
     Raises:
-        Fault: there is no such choice, or ``triton`` was chosen and cannot be imported.
+        Fault: there is no such choice, or what was chosen cannot be imported or compiled.
     """
-    choice = _used[-1] if _used else _known(os.environ.get(VARIABLE, "auto"), VARIABLE)
-    interpreted = device.type == "cpu" and choice == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    if choice == "eager" or not (device.type == "cuda" or interpreted):
-        return None
-    if choice == "auto" and not _works_on(device):
+    choice = _chosen()
+    if choice == "auto":
+        kind = KINDS.get(device.type)
+        return _load(kind) if kind and _works_on(device) else None
+    interpreted = choice == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if choice != KINDS.get(device.type) and not interpreted:
         return None
     try:
-        return _load()
-    except ImportError as error:
+        return _load(choice)
+    except (ImportError, RuntimeError, OSError) as error:
         raise Fault(
-            f"{VARIABLE} or kernels.use chose 'triton', which cannot be imported",
+            f"{VARIABLE} or kernels.use chose '{choice}', which is not to be had",
             because=str(error),
-            instead="install the triton that your torch names (its CUDA wheels bring it), or choose 'auto'",
+            instead=f"{_NEEDS[choice]}, or choose 'auto'",
         ) from error
+
+
+def native_for(device: torch.device) -> Any:
+    """The module of C loops, where they are what :func:`one_pass_for` gives."""
+    return one_pass_for(device) if device.type == "cpu" and _chosen() in ("auto", "native") else None
+
+
+def _chosen() -> str:
+    return _used[-1] if _used else _known(os.environ.get(VARIABLE, "auto"), VARIABLE)
 
 
 def _known(choice: str, where: str) -> str:
@@ -75,24 +93,32 @@ def _known(choice: str, where: str) -> str:
     return choice
 
 
-def _load() -> Any:
-    from . import one_pass
+@lru_cache(maxsize=2)
+def _load(kind: str) -> Any:
+    if kind == "triton":
+        from . import one_pass
 
-    return one_pass
+        return one_pass
+    from . import native
+    from .compiled import library
+
+    library()
+    return native
 
 
 @lru_cache(maxsize=64)
 def _works_on(device: torch.device) -> bool:
     """Whether the kernels compile there and keep their word. It takes one look at the result, once per device.
 
-    Triton needs a C compiler and a GPU of some age; without triton there is nothing to advise.
+    They need a C compiler, and a GPU of some age; without triton or a compiler there is nothing to advise.
     """
+    kind = KINDS[device.type]
     try:
-        _load().prove(device)
+        prove(_load(kind), device)
     except ImportError:
         return False
     except Exception as error:  # of a compiler, a linker, a driver: whatever it is, torch's operators do the same
-        text = f"signs are packed by torch's operators on {device}: the Triton kernels fail there ({error!r})"
+        text = f"signs are packed by torch's operators on {device}: the {kind} kernels fail there ({error!r})"
         warnings.warn(f"{text}; {VARIABLE}=eager leaves them out", Advice, stacklevel=2)
         return False
     return True

@@ -9,17 +9,14 @@ A word is two halves of 32 bits, the low one first, because a GPU's integers hav
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..packing import INTEGERS, WORD, words_for
+from .image import INTEGERS, image_of
 
-__all__ = ["fair", "pack", "prove", "signed", "unpack"]
+__all__ = ["fair", "pack", "signed", "unpack"]
 
 _BLOCK = 64  # halves: 2048 entries, 16 for each thread of 4 warps
 
@@ -65,22 +62,6 @@ def _to_floats(
     tl.store(out + row[:, None] * length + entry, sign, mask=there)
 
 
-class _Image(NamedTuple):
-    """What floats look like as integers; ``size`` is everything but the sign bit, and the largest integer."""
-
-    plus: int
-    minus: int
-    infinity: int
-    size: int
-
-
-@lru_cache(maxsize=16)
-def _image(dtype: torch.dtype) -> _Image:
-    integer = INTEGERS[dtype.itemsize]
-    plus, minus, infinity = torch.tensor([1.0, -1.0, torch.inf], dtype=dtype).view(integer).tolist()
-    return _Image(plus, minus, infinity, torch.iinfo(integer).max)
-
-
 def _integers(x: Tensor) -> Tensor:
     return x.detach().view(INTEGERS[x.element_size()])
 
@@ -98,7 +79,7 @@ def _words(x: Tensor, words: Tensor, keep: int, least: int, most: int) -> None:
 
 def _floats(words: Tensor, out: Tensor, x: Tensor | None = None, opinion: Tensor | None = None) -> None:
     """Words (R, W) to floats (R, L); x (R, L) of any strides is asked first."""
-    halves, image = words.view(-1).view(torch.int32), _image(out.dtype)
+    halves, image = words.view(-1).view(torch.int32), image_of(out.dtype)
     asked, strides = (None, (0, 0)) if x is None else (_integers(x), x.stride())
     if count := halves.numel():
         with torch.cuda.device_of(out):
@@ -115,11 +96,16 @@ def pack(x: Tensor, words: Tensor, *, present: bool) -> None:
     _words(x, words, largest if present else -1, int(present), largest)
 
 
-def signed(x: Tensor, sign: Tensor, there: Tensor) -> None:
-    """Words (R, W) of floats (R, L): whose sign bit is clear, and which are neither 0 nor NaN."""
-    image = _image(x.dtype)
+def signed(x: Tensor, sign: Tensor, there: Tensor) -> bool:
+    """Words (R, W) of floats (R, L): whose sign bit is clear, and which are neither 0 nor NaN.
+
+    Returns:
+        False: the host does not wait to see whether all are.
+    """
+    image = image_of(x.dtype)
     pack(x, sign, present=False)
     _words(_integers(x), there, image.size, 1, image.infinity)
+    return False
 
 
 def unpack(words: Tensor, out: Tensor) -> None:
@@ -129,29 +115,8 @@ def unpack(words: Tensor, out: Tensor) -> None:
 
 def fair(x: Tensor, coins: Tensor) -> Tensor:
     """Signs of floats (R, L), that of the coin (R, W) where one is 0 or NaN; a row of nothing else is 0."""
-    image, out = _image(x.dtype), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    image, out = image_of(x.dtype), torch.empty(x.shape, dtype=x.dtype, device=x.device)
     some = torch.empty(coins.shape, dtype=coins.dtype, device=x.device)
     _words(_integers(x), some, image.size, 1, image.infinity)
     _floats(coins, out, x, some.any(-1).view(torch.uint8))
     return out
-
-
-def prove(device: torch.device) -> None:
-    """An example of each, on a device.
-
-    Raises:
-        ArithmeticError: a kernel does not write what it should.
-    """
-    x = torch.tensor([[1.0, -0.0, 0.0, -torch.inf, torch.nan, 1e-45], [0.0, -0.0, 0.0, 0.0, 0.0, 0.0]], device=device)
-    clear, there, coins = (torch.full((2, words_for(6)), 0b10010, device=device) for _ in range(3))
-    pack(x, clear, present=False)
-    pack(x, there, present=True)
-    spread = torch.empty(2 * WORD, device=device)
-    unpack(there.view(-1), spread)
-    sign, some = torch.empty_like(clear), torch.empty_like(there)
-    signed(x, sign, some)
-    found = [clear[:, 0], there[:, 0], spread.view(2, WORD)[0, :6], fair(x, coins), sign[:, 0], some[:, 0]]
-    wanted = [[0b110101, 0b111101], [0b111001, 0], [1, -1, -1, 1, 1, 1], [[1, 1, -1, -1, 1, 1], [0] * 6]]
-    wanted += [[0b110101, 0b111101], [0b101001, 0]]
-    if [each.tolist() for each in found] != wanted:
-        raise ArithmeticError("a kernel does not write the bits that torch writes")

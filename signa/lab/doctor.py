@@ -16,7 +16,7 @@ from torch import nn
 from .. import __version__
 from ..building import build
 from ..errors import SignaError
-from ..kernels import VARIABLE, one_pass_for
+from ..kernels import KINDS, VARIABLE, one_pass_for
 from ..transport import Loopback
 from ..transport.launch import backends
 from .datasets import bpe, cifar, mnist
@@ -31,6 +31,8 @@ EXTRAS = {
     "mlflow": "--sink mlflow", "trackio": "--sink trackio", "flwr": "signa federated",
     "optuna": "signa ablate --optuna",
 }  # fmt: skip
+_COMPILED = {"triton": "Triton, one pass", "native": "compiled C, one pass"}
+_OPERATORS = {"triton": "torch's operators", "native": "numpy and torch"}  # instead of them
 _DATA: dict[str, Callable[[], list[str]]] = {
     "mnist": lambda: mnist.places(mnist.MNIST_FOLDERS),
     "fashion_mnist": lambda: mnist.places(mnist.FASHION_FOLDERS),
@@ -95,7 +97,7 @@ def _kernels() -> list[Finding]:
     for device in devices:
         try:
             module = one_pass_for(device)
-            said = "Triton, one pass" if module else "numpy and torch" if device.type == "cpu" else "torch's operators"
+            said = _COMPILED[KINDS[device.type]] if module else _OPERATORS[KINDS[device.type]]
             found.append(Finding("kernels", str(device), True, f"{said} ({VARIABLE} is {choice})"))
         except ValueError as error:
             found.append(Finding("kernels", str(device), False, str(error)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ import signa
 from signa import kernels, packing
 from signa.coins import Coins, mix, name_key
 from signa.errors import Advice, Fault
-from signa.kernels import one_pass_for, use
+from signa.kernels import native_for, one_pass_for, use
+from signa.kernels.proof import prove
 from signa.packing import INTEGERS, fair, present, signs, unpacked, words, words_for
 from signa.stage import Context
 from tests.laws.test_packing import FLOATS, by_numpy, floats
@@ -43,6 +45,7 @@ interprets = pytest.mark.skipif(
     not (INTERPRETED and TRITON >= [3, 5]),  # 3.2's sums int32 to int64, and writes past the end
     reason="needs triton 3.5 or newer, and TRITON_INTERPRET=1 from the start of the process",
 )
+compiles = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 has_triton = pytest.mark.skipif(not triton or INTERPRETED, reason="needs triton that is not interpreted")
 
 
@@ -75,6 +78,7 @@ class Slow:
 WAYS = [
     pytest.param(("eager", CPU), id="eager"),
     pytest.param(("slow", CPU), id="slow"),
+    pytest.param(("native", CPU), id="native", marks=compiles),
     pytest.param(("triton", CPU), id="interpreter", marks=interprets),
     pytest.param(("eager", GPU), id="eager-cuda", marks=needs_cuda),
     pytest.param(("triton", GPU), id="triton-cuda", marks=[needs_cuda, has_triton]),
@@ -193,20 +197,21 @@ def test_gradients_are_let_go(device: torch.device) -> None:
 
 @pytest.fixture
 def loads(monkeypatch: Any) -> Iterator[SimpleNamespace]:
-    """Stands for the module of kernels, on a GPU that need not be there; ``error`` is raised when it is tried."""
-    stand_in = SimpleNamespace(error=None, tried=0)
+    """Stands for every module of kernels, on a GPU that need not be there; ``error`` is raised when it is tried."""
+    stand_in = SimpleNamespace(error=None, tried=0, kind=None)
 
-    def prove(device: torch.device) -> None:
-        stand_in.tried += 1
-        if stand_in.error:
-            raise stand_in.error
+    def prove(module: Any, device: torch.device) -> None:
+        module.tried += 1
+        if module.error:
+            raise module.error
 
-    def load() -> SimpleNamespace:
+    def load(kind: str) -> SimpleNamespace:
+        stand_in.kind = kind
         if isinstance(stand_in.error, ImportError):
             raise stand_in.error
         return stand_in
 
-    stand_in.prove = prove
+    monkeypatch.setattr(kernels, "prove", prove)
     monkeypatch.setattr(kernels, "_load", load)
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -215,84 +220,87 @@ def loads(monkeypatch: Any) -> Iterator[SimpleNamespace]:
     kernels._works_on.cache_clear()
 
 
-def test_a_gpu_gets_the_kernels_unless_they_are_left_out(loads: SimpleNamespace, monkeypatch: Any) -> None:
-    assert one_pass_for(GPU) is loads and one_pass_for(GPU) is loads and loads.tried == 1
+BOTH = pytest.mark.parametrize(("device", "kind"), [(GPU, "triton"), (CPU, "native")], ids=["gpu", "cpu"])
+
+
+@BOTH
+def test_a_device_gets_its_kernels_unless_they_are_left_out(
+    loads: SimpleNamespace, monkeypatch: Any, device: torch.device, kind: Any
+) -> None:
+    assert one_pass_for(device) is loads and one_pass_for(device) is loads and loads.tried == 1 and loads.kind == kind
     with use("eager"):
-        assert one_pass_for(GPU) is None
-        with use("triton"):
-            assert one_pass_for(GPU) is loads
-        assert one_pass_for(GPU) is None
+        assert one_pass_for(device) is None
+        with use(kind):
+            assert one_pass_for(device) is loads
+        assert one_pass_for(device) is None
     monkeypatch.setenv(kernels.VARIABLE, "eager")
-    assert one_pass_for(GPU) is None
+    assert one_pass_for(device) is None
     with use("auto"):
-        assert one_pass_for(GPU) is loads
+        assert one_pass_for(device) is loads
     assert one_pass_for(torch.device("mps")) is None
 
 
-def test_a_cpu_gets_them_only_to_be_tested(loads: SimpleNamespace, monkeypatch: Any) -> None:
-    for choice in ("auto", "eager", "triton"):
-        with use(choice):
-            assert one_pass_for(CPU) is None
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert one_pass_for(CPU) is None
+def test_a_device_has_one_kind(loads: SimpleNamespace, monkeypatch: Any) -> None:
+    with use("native"):
+        assert one_pass_for(GPU) is None and native_for(GPU) is None and native_for(CPU) is loads
+    with use("auto"):
+        assert native_for(GPU) is None and native_for(CPU) is loads
     with use("triton"):
-        assert one_pass_for(CPU) is loads
+        assert one_pass_for(CPU) is None
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for choice in ("auto", "eager"):
+        with use(choice):
+            assert one_pass_for(CPU) is (loads if choice == "auto" else None) and loads.kind != "triton"
+    with use("triton"):
+        assert one_pass_for(CPU) is loads and loads.kind == "triton" and native_for(CPU) is None
 
 
-def test_kernels_that_fail_are_left_out_with_one_word(loads: SimpleNamespace) -> None:
-    loads.error = RuntimeError("Failed to find C compiler")
-    with pytest.warns(Advice, match=r"on cuda: the Triton kernels fail there .*C compiler.*SIGNA_KERNELS=eager"):
-        assert one_pass_for(GPU) is None
+@BOTH
+def test_kernels_that_fail_are_left_out_with_one_word(loads: SimpleNamespace, device: torch.device, kind: Any) -> None:
+    loads.error = ArithmeticError("wrong bits")
+    told = rf"on {device}: the {kind} kernels fail there .*wrong bits.*SIGNA_KERNELS=eager"
+    with pytest.warns(Advice, match=told):
+        assert one_pass_for(device) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert one_pass_for(GPU) is None and loads.tried == 1
-    with use("triton"):
-        assert one_pass_for(GPU) is loads  # whoever insists gets triton's own error
+        assert one_pass_for(device) is None and loads.tried == 1
+    with use(kind):
+        assert one_pass_for(device) is loads  # whoever insists gets the kernels' own error
 
 
-def test_without_triton_nothing_is_said_unless_it_was_chosen(loads: SimpleNamespace) -> None:
+@BOTH
+def test_where_there_is_nothing_to_compile_with_nothing_is_said_unless_it_was_chosen(
+    loads: SimpleNamespace, device: torch.device, kind: Any
+) -> None:
     loads.error = ImportError("No module named 'triton'")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert one_pass_for(GPU) is None
-    with use("triton"), pytest.raises(Fault, match=r"chose 'triton'.*No module named 'triton'.*or choose 'auto'"):
-        one_pass_for(GPU)
+        assert one_pass_for(device) is None
+    with use(kind), pytest.raises(Fault, match=rf"chose '{kind}'.*No module named 'triton'.*or choose 'auto'"):
+        one_pass_for(device)
 
 
 def test_a_choice_that_is_none(monkeypatch: Any) -> None:
-    with pytest.raises(Fault, match=r"kernels\.use has no 'fast': write one of auto, eager, triton"):
+    with pytest.raises(Fault, match=r"kernels\.use has no 'fast': write one of auto, eager, triton, native"):
         with use("fast"):  # type: ignore[arg-type]
             pass
     monkeypatch.setenv(kernels.VARIABLE, "1")
-    with pytest.raises(Fault, match="SIGNA_KERNELS has no '1': write one of auto, eager, triton"):
+    with pytest.raises(Fault, match="SIGNA_KERNELS has no '1': write one of auto, eager, triton, native"):
         one_pass_for(GPU)
     with pytest.raises(Fault, match="SIGNA_KERNELS"):
         words(torch.ones(1, 1))
 
 
-# With triton ------------------------------------------------------------------------------------------------------
-
-KERNELS = [
-    pytest.param(CPU, marks=interprets, id="interpreter"),
-    pytest.param(GPU, marks=[needs_cuda, has_triton], id="cuda"),
-]
-
-
-@pytest.mark.parametrize("on", KERNELS)
-def test_the_proof_notices_a_wrong_bit(on: torch.device, monkeypatch: Any) -> None:
-    from signa.kernels import one_pass
-
-    one_pass.prove(on)
-    for name, wrong in (("_words", lambda x, out, *_: None), ("_floats", lambda w, out, *_: out.zero_())):
-        with monkeypatch.context() as patch:
-            patch.setattr(one_pass, name, wrong)
-            with pytest.raises(ArithmeticError):
-                one_pass.prove(on)
-
-
-@pytest.mark.parametrize("on", KERNELS)
+@pytest.mark.parametrize(
+    ("on", "kind"),
+    [
+        pytest.param(CPU, "native", marks=compiles, id="native"),
+        pytest.param(CPU, "triton", marks=interprets, id="interpreter"),
+        pytest.param(GPU, "triton", marks=[needs_cuda, has_triton], id="cuda"),
+    ],
+)
 @pytest.mark.parametrize("name", ["signmuon", "ef21muonsign", "muonusign"])
-def test_an_optimizer_does_not_notice(name: str, on: torch.device) -> None:
+def test_an_optimizer_does_not_notice(name: str, on: torch.device, kind: Any) -> None:
     def trained() -> list[str]:
         ps = {key: torch.nn.Parameter(p.detach().to(on)) for key, p in parameters(shapes=MODEL).items()}
         opt = signa.build(spec(name), ps.items(), transport=signa.Loopback(3))
@@ -310,8 +318,28 @@ def test_an_optimizer_does_not_notice(name: str, on: torch.device) -> None:
 
     with use("eager"):
         wanted = trained()
-    with use("triton"):
+    with use(kind):
         assert trained() == wanted
+
+
+# With triton ------------------------------------------------------------------------------------------------------
+
+KERNELS = [
+    pytest.param(CPU, marks=interprets, id="interpreter"),
+    pytest.param(GPU, marks=[needs_cuda, has_triton], id="cuda"),
+]
+
+
+@pytest.mark.parametrize("on", KERNELS)
+def test_the_proof_notices_a_wrong_bit(on: torch.device, monkeypatch: Any) -> None:
+    from signa.kernels import one_pass
+
+    prove(one_pass, on)
+    for name, wrong in (("_words", lambda x, out, *_: None), ("_floats", lambda w, out, *_: out.zero_())):
+        with monkeypatch.context() as patch:
+            patch.setattr(one_pass, name, wrong)
+            with pytest.raises(ArithmeticError):
+                prove(one_pass, on)
 
 
 @has_triton

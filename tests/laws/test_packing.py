@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from signa import packing
+from signa.kernels import use
 from signa.packing import fair_words, majority, ones, present, signs, unpacked, words, words_for
 from signa.testing import sample
 
@@ -29,16 +31,19 @@ quick = settings(
 )
 
 
-@pytest.fixture(params=["numpy", "torch"])
+@pytest.fixture(params=["numpy", "torch", "native"])
 def library(request: Any, monkeypatch: Any) -> Iterator[str]:
-    """Both ways of doing everything, on a CPU, in pieces so small that many lengths have several."""
+    """Every way of doing it on a CPU, in pieces so small that many lengths have several."""
     monkeypatch.setattr(packing, "_CHUNK", {"cpu": 128})
     monkeypatch.setattr(packing, "_WORDS", {"cpu": 4})
     if request.param == "torch":
         monkeypatch.setattr(packing, "_seen", lambda tensor: tensor)
         monkeypatch.setattr(packing.np, "packbits", None)
         monkeypatch.setattr(packing.np, "take", None)
-    return request.param
+    if request.param == "native" and not shutil.which("cc"):
+        pytest.skip("there is no C compiler")
+    with use("native" if request.param == "native" else "eager"):
+        yield request.param
 
 
 def floats(rows: int, length: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...errors import SpecError
+from ...kernels.compiled import cache
 from ..refusal import refusal
 
 __all__ = ["AGAIN", "cache", "fetch", "find", "md5_of", "reading", "roots", "unpacked"]
@@ -24,12 +25,6 @@ DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.Tar
 #: What to do with a file that is not what it should be.
 AGAIN = "put the whole file back, or take it away: what can be downloaded is downloaded anew where it is missing"
 SILENCE = 60.0  # seconds without a byte after which a mirror is given up
-
-
-def cache() -> Path:
-    """`$XDG_CACHE_HOME/signa`, else `~/.cache/signa`: the folder that downloads go to."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "signa"
 
 
 def roots() -> list[Path]:

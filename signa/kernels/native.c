@@ -1,0 +1,140 @@
+/* The inner loops of signs on a CPU: floats to bits and back, a look for infinities, and many small blocks into one.
+ *
+ * Floats are read as unsigned integers of their size and never computed with, so that one text serves every dtype and no
+ * compiler can fuse, flush or reorder anything. Entry e of a row is bit e & 63 of its word e >> 6. Every loop may be
+ * split among threads in any way: what is written does not depend on it.
+ */
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512BW__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+typedef int64_t count;
+
+/* Entries of a word, of what a thread looks at in one go, and of the lines that are asked for at once, so many bytes
+ * before they are read: a core's own guess ends with every page (a quarter of the speed). */
+enum { WORD = 64, BLOCK = 1 << 16, LINES = 128, AHEAD = 4096 };
+
+#define SHARED(...) \
+    _Pragma(TEXT(omp parallel for num_threads((int)threads) schedule(static) if (threads > 1) __VA_ARGS__))
+#define TEXT(...) #__VA_ARGS__
+
+/* Bit i is whether byte i, 0 or 255, is set. */
+static inline uint64_t gathered(const uint8_t flags[WORD])
+{
+#if defined(__AVX512BW__)
+    return _mm512_movepi8_mask(_mm512_loadu_si512(flags));
+#elif defined(__AVX2__)
+    const uint32_t low = (uint32_t)_mm256_movemask_epi8(_mm256_loadu_si256((const __m256i *)flags));
+    const uint32_t high = (uint32_t)_mm256_movemask_epi8(_mm256_loadu_si256((const __m256i *)(flags + 32)));
+    return low | (uint64_t)high << 32;
+#else
+    uint64_t word = 0;
+    for (int i = 0; i < 8; i++) {
+        uint64_t eight;
+        memcpy(&eight, flags + 8 * i, 8); /* the product's top byte has bit j = byte j, if bytes are 0 or 1 */
+        word |= ((eight & 0x0101010101010101u) * 0x0102040810204080u >> 56) << 8 * i;
+    }
+    return word;
+#endif
+}
+
+static inline count least_of(count a, count b)
+{
+    return a < b ? a : b;
+}
+
+#define KIND(U, BITS)                                                                                                   \
+    /* Bit j is whether least <= (x[j stride] & keep) <= least + range; of fewer than 64 entries the others are 0. */   \
+    static inline uint64_t word##BITS(const U *x, count stride, count entries, U keep, U least, U range)                \
+    {                                                                                                                   \
+        uint8_t flags[WORD];                                                                                            \
+        if (entries == WORD && stride == 1) {                                                                           \
+            for (int j = 0; j < WORD; j++)                                                                              \
+                flags[j] = (U)((x[j] & keep) - least) <= range ? 255 : 0;                                               \
+        } else {                                                                                                        \
+            memset(flags, 0, WORD);                                                                                     \
+            for (count j = 0; j < entries; j++)                                                                         \
+                flags[j] = (U)((x[j * stride] & keep) - least) <= range ? 255 : 0;                                      \
+        }                                                                                                               \
+        return gathered(flags);                                                                                         \
+    }                                                                                                                   \
+                                                                                                                        \
+    /* Words of rows (R, L): whether least <= (x & keep) <= most. Says whether the second test holds throughout. */     \
+    count words##BITS(const U *x, count row_stride, count stride, count rows, count length,                             \
+                      uint64_t *out, count out_stride, uint64_t keep, uint64_t least, uint64_t most,                    \
+                      uint64_t sure_keep, uint64_t sure_least, uint64_t sure_most, count threads)                       \
+    {                                                                                                                   \
+        const count wide = (length + WORD - 1) / WORD;                                                                  \
+        const U range = (U)(most - least), size = (U)sure_keep;                                                         \
+        const U low = (U)sure_least, high = (U)(sure_most - sure_least);                                                \
+        count sure = 1;                                                                                                 \
+        SHARED(reduction(& : sure))                                                                                     \
+        for (count at = 0; at < rows * wide; at++) {                                                                    \
+            const count row = at / wide, first = at % wide * WORD, entries = least_of(length - first, WORD);            \
+            const U *from = x + row * row_stride + first * stride;                                                      \
+            U odd = 0;                                                                                                  \
+            out[row * out_stride + at % wide] = word##BITS(from, stride, entries, (U)keep, (U)least, range);            \
+            if (entries == WORD && stride == 1) {                                                                       \
+                for (int j = 0; j < WORD; j++)                                                                          \
+                    odd |= (U)((from[j] & size) - low) > high;                                                          \
+            } else {                                                                                                    \
+                for (count j = 0; j < entries; j++)                                                                     \
+                    odd |= (U)((from[j * stride] & size) - low) > high;                                                 \
+            }                                                                                                           \
+            sure &= odd == 0;                                                                                           \
+        }                                                                                                               \
+        return sure;                                                                                                    \
+    }                                                                                                                   \
+                                                                                                                        \
+    /* Eight entries of every byte, as the table (256, 8) has them. */                                                  \
+    void unpack##BITS(const uint8_t *bytes, count many, const U *table, U *out, count threads)                          \
+    {                                                                                                                   \
+        SHARED()                                                                                                        \
+        for (count at = 0; at < many; at++)                                                                             \
+            memcpy(out + 8 * at, table + 8 * (count)bytes[at], 8 * sizeof(U));                                          \
+    }                                                                                                                   \
+                                                                                                                        \
+    /* Whether some entry of some block has all the exponent's bits, as infinities and NaN do. */                       \
+    static count odd##BITS(const U *x, count length, U exponent)                                                        \
+    {                                                                                                                   \
+        U odd = 0;                                                                                                      \
+        count j = 0;                                                                                                    \
+        for (; j + LINES <= length; j += LINES) {                                                                       \
+            for (int line = 0; line < LINES; line += 64 / (int)sizeof(U))                                               \
+                __builtin_prefetch(x + j + AHEAD / (int)sizeof(U) + line);                                              \
+            for (int k = 0; k < LINES; k++)                                                                             \
+                odd |= (x[j + k] & exponent) == exponent;                                                               \
+        }                                                                                                               \
+        for (; j < length; j++)                                                                                         \
+            odd |= (x[j] & exponent) == exponent;                                                                       \
+        return odd != 0;                                                                                                \
+    }                                                                                                                   \
+                                                                                                                        \
+    count finite##BITS(const U *const *blocks, const count *lengths, count many, uint64_t exponent, count threads)      \
+    {                                                                                                                   \
+        count odd = 0;                                                                                                  \
+        SHARED(reduction(| : odd))                                                                                      \
+        for (count thread = 0; thread < threads; thread++) {                                                            \
+            count piece = 0; /* of all blocks; each thread looks at the pieces that are its own */                      \
+            for (count i = 0; i < many; i++)                                                                            \
+                for (count first = 0; first < lengths[i]; first += BLOCK)                                               \
+                    if (piece++ % threads == thread)                                                                    \
+                        odd |= odd##BITS(blocks[i] + first, least_of(BLOCK, lengths[i] - first), (U)exponent);          \
+        }                                                                                                               \
+        return odd == 0;                                                                                                \
+    }
+
+KIND(uint8_t, 8)
+KIND(uint16_t, 16)
+KIND(uint32_t, 32)
+KIND(uint64_t, 64)
+
+/* Blocks of so many bytes, one behind the other. */
+void gather(const char *const *blocks, count many, count bytes, char *out, count threads)
+{
+    SHARED()
+    for (count i = 0; i < many; i++)
+        memcpy(out + i * bytes, blocks[i], (size_t)bytes);
+}

@@ -1,0 +1,94 @@
+"""The loops of ``native.c``, by ctypes: on a CPU what :mod:`signa.kernels.one_pass` is on a GPU, and two more.
+
+Floats are integers there, as they are in the Triton kernels, and no bit depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .compiled import library
+from .image import image_of
+
+__all__ = ["finite", "gather", "pack", "signed", "unpack"]
+
+_ALONE = 1 << 16
+"""Bytes: with fewer, one thread is done before a second one has started."""
+
+
+def pack(x: Tensor, words: Tensor, *, present: bool) -> None:
+    """Words (R, W) of floats (R, L) or their integers: which are not 0, or else whose sign bit is clear."""
+    top = _sign_bit(x)
+    _words(x, words, (top - 1, 1, top - 1) if present else (top, 0, 0))
+
+
+def signed(x: Tensor, sign: Tensor, there: Tensor) -> bool:
+    """Words (R, W) of floats (R, L): whose sign bit is clear; and, unless all are, which are neither 0 nor NaN.
+
+    Returns:
+        Whether all are: ``there`` is left as it was.
+    """
+    top = _sign_bit(x)
+    opinion = (top - 1, 1, image_of(x.dtype).infinity)
+    sure = _words(x, sign, (top, 0, 0), opinion)
+    if not sure:
+        _words(x, there, opinion)
+    return sure
+
+
+def _sign_bit(x: Tensor) -> int:
+    return 1 << (8 * x.element_size() - 1)
+
+
+def _words(x: Tensor, out: Tensor, test: tuple[int, int, int], sure: tuple[int, int, int] = (0, 0, 0)) -> bool:
+    """Words (R, W), whose rows may lie apart, of (R, L) of any strides: whether least <= x & keep <= most, of the three
+    numbers of a test. Whether the second one holds throughout."""
+    (rows, length), (down, along), threads = x.shape, x.stride(), _threads(x.numel() * x.element_size())
+    call = library().words[x.element_size()]
+    place, apart = out.data_ptr(), out.stride(0)
+    return bool(call(x.data_ptr(), down, along, rows, length, place, apart, *test, *sure, threads))
+
+
+def unpack(words: Tensor, out: Tensor) -> None:
+    """+1 and -1 (64 w,) of words (w,)."""
+    table, size = _table(out.dtype), out.element_size()
+    threads = _threads(out.numel() * size)
+    library().unpack[size](words.data_ptr(), 8 * len(words), table.data_ptr(), out.data_ptr(), threads)
+
+
+@lru_cache(maxsize=16)
+def _table(dtype: torch.dtype) -> Tensor:
+    """For every byte its eight signs (256, 8)."""
+    bits = torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1
+    return (2 * bits - 1).to(dtype)
+
+
+def finite(blocks: Sequence[Tensor]) -> bool:
+    """Whether no entry is infinite or NaN in contiguous tensors of one floating dtype, at least one."""
+    dtype, lengths = blocks[0].dtype, array("q", [block.numel() for block in blocks])
+    threads, starts = _threads(sum(lengths) * dtype.itemsize), _addresses(blocks)
+    call = library().finite[dtype.itemsize]
+    return bool(call(_place(starts), _place(lengths), len(blocks), image_of(dtype).infinity, threads))
+
+
+def gather(blocks: Sequence[Tensor], out: Tensor) -> None:
+    """Contiguous tensors of one shape and dtype, at least one, one behind the other in a contiguous ``out``."""
+    size, starts = blocks[0].numel() * out.element_size(), _addresses(blocks)
+    library().gather(_place(starts), len(blocks), size, out.data_ptr(), _threads(len(blocks) * size))
+
+
+def _addresses(blocks: Sequence[Tensor]) -> array[int]:
+    return array("q", [block.data_ptr() for block in blocks])
+
+
+def _place(numbers: array[int]) -> int:
+    return numbers.buffer_info()[0]
+
+
+def _threads(bytes_: int) -> int:
+    return torch.get_num_threads() if bytes_ > _ALONE else 1

@@ -1,0 +1,31 @@
+"""Whether a module of kernels keeps its word on a device: an example of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["prove"]
+
+
+def prove(kernels: Any, device: torch.device) -> None:
+    """Call each of them once.
+
+    Raises:
+        ArithmeticError: one does not write what it should.
+    """
+    x = torch.tensor([[1.0, -0.0, 0.0, -torch.inf, torch.nan, 1e-45], [0.0, -0.0, 0.0, 0.0, 0.0, 0.0]], device=device)
+    clear, there, sign, some = (torch.full((2, 1), 0b10010, device=device) for _ in range(4))
+    kernels.pack(x, clear, present=False)
+    kernels.pack(x, there, present=True)
+    spread = torch.empty(2 * 64, device=device)
+    kernels.unpack(there.view(-1), spread)
+    kernels.signed(x, sign, some)
+    found = [clear[:, 0], there[:, 0], spread.view(2, 64)[0, :6], sign[:, 0], some[:, 0]]
+    wanted: list[Any] = [[0b110101, 0b111101], [0b111001, 0], [1, -1, -1, 1, 1, 1], [0b110101, 0b111101], [0b101001, 0]]
+    if hasattr(kernels, "fair"):
+        found.append(kernels.fair(x, torch.full((2, 1), 0b10010, device=device)))
+        wanted.append([[1, 1, -1, -1, 1, 1], [0] * 6])
+    if [each.tolist() for each in found] != wanted:
+        raise ArithmeticError("a kernel does not write the bits that torch writes")

@@ -1,0 +1,203 @@
+"""The C loops: how they come to be there, and the two of them that a GPU has not."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from signa import kernels, packing
+from signa.errors import Advice, Fault
+from signa.finite import first_nonfinite
+from signa.kernels import compiled, one_pass_for, use
+from signa.kernels.proof import prove
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+CPU = torch.device("cpu")
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture
+def new(monkeypatch: Any, tmp_path: Path) -> Iterator[Path]:
+    """A cache with nothing in it, for a process that has loaded nothing yet: the folder that libraries go to."""
+    caches = (compiled.library, kernels._load, kernels._works_on)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    for each in caches:
+        each.cache_clear()
+    yield tmp_path / "signa" / "kernels"
+    for each in caches:
+        each.cache_clear()
+
+
+def again() -> Any:
+    """What a new process would find."""
+    for each in (compiled.library, kernels._load, kernels._works_on):
+        each.cache_clear()
+    return one_pass_for(CPU)
+
+
+def test_they_are_compiled_once_and_kept(new: Path, monkeypatch: Any) -> None:
+    assert one_pass_for(CPU).__name__ == "signa.kernels.native"
+    (kept,) = new.iterdir()
+    assert stat.S_IMODE(new.stat().st_mode) == 0o700
+    monkeypatch.setattr(compiled, "_compiled", lambda *_: pytest.fail("compiled again"))
+    assert again() is not None and list(new.iterdir()) == [kept]
+
+
+def test_another_processor_or_another_text_gets_its_own(new: Path, monkeypatch: Any, tmp_path: Path) -> None:
+    assert again() is not None
+    monkeypatch.setattr(compiled, "_processor", lambda: "another one")
+    assert again() is not None and len(list(new.iterdir())) == 2
+    text = tmp_path / "native.c"
+    text.write_text(compiled._SOURCE.read_text() + "/* changed */\n")
+    monkeypatch.setattr(compiled, "_SOURCE", text)
+    assert again() is not None and len(list(new.iterdir())) == 3
+
+
+def test_what_is_damaged_is_not_loaded(new: Path) -> None:
+    assert again() is not None
+    (kept,) = new.iterdir()
+    kept.unlink()  # whoever has it loaded keeps it
+    kept.write_bytes(b"half of it")
+    assert again() is not None
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(new: Path) -> None:
+    new.mkdir(parents=True)
+    new.chmod(0o777)
+    assert again() is not None and not list(new.iterdir())
+
+
+def test_a_folder_that_cannot_be_is_done_without(new: Path) -> None:
+    new.parent.mkdir(parents=True)
+    new.write_text("no folder")
+    assert again() is not None and new.read_text() == "no folder"
+
+
+def test_without_a_compiler_numpy_does_the_work(new: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert one_pass_for(CPU) is None
+    with use("native"), pytest.raises(Fault, match=r"chose 'native'.*no C compiler \('no-such-compiler'\).*'auto'"):
+        one_pass_for(CPU)
+
+
+def test_a_compiler_that_fails_is_told_of_once(new: Path, monkeypatch: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'unknown flag' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.warns(Advice, match="on cpu: the native kernels fail there .*unknown flag.*SIGNA_KERNELS=eager"):
+        assert one_pass_for(CPU) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert one_pass_for(CPU) is None
+    assert not list(new.iterdir()), "something is left behind"
+
+
+def test_without_openmp_one_thread_does_it(new: Path, monkeypatch: Any) -> None:
+    x = torch.randn(3, 100_000)
+    with use("eager"):
+        wanted = packing.words(x)
+    monkeypatch.setattr(compiled, "_openmp", lambda: ())
+    assert again() is not None and torch.equal(packing.words(x), wanted)
+
+
+def test_processes_that_start_together_all_find_it(new: Path) -> None:
+    program = "import torch; from signa.kernels import one_pass_for; assert one_pass_for(torch.device('cpu'))"
+    env = {**os.environ, "PYTHONPATH": str(Path(kernels.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    at_once = [subprocess.Popen([sys.executable, "-c", program], env=env) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in at_once] == [0, 0, 0]
+    assert len(list(new.iterdir())) == 1
+
+
+@pytest.mark.parametrize("loop", ["words", "unpack"])
+def test_the_proof_notices_a_wrong_bit(loop: str, monkeypatch: Any) -> None:
+    from signa.kernels import native
+
+    prove(native, CPU)
+    wrong = compiled.library()._replace(**{loop: dict.fromkeys((1, 2, 4, 8), lambda *_: 1)})
+    monkeypatch.setattr(native, "library", lambda: wrong)
+    with pytest.raises(ArithmeticError):
+        prove(native, CPU)
+
+
+# What they do -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: Any, monkeypatch: Any) -> int:
+    """So many threads, also for a few bytes."""
+    monkeypatch.setattr("signa.kernels.native._threads", lambda bytes_: request.param)
+    return int(request.param)
+
+
+SIZES = (0, 1, 63, 64, 127, 128, 129, (1 << 16) - 1, (1 << 16) + 1, 3 * (1 << 16) + 5)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_infinities_and_nan_are_found_wherever_they_are(threads: int, dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    blocks = [torch.full((size,), largest if size % 2 else -largest, dtype=dtype) for size in SIZES]
+    with use("native"):
+        assert first_nonfinite(blocks) is None, "their sum overflows, they do not"
+        for index, block in enumerate(blocks):
+            for place in {0, len(block) // 2, len(block) - 1} if len(block) else ():
+                for odd in (math.inf, -math.inf, math.nan):
+                    was, block[place] = block[place].clone(), odd
+                    assert first_nonfinite(blocks) == index
+                    block[place] = was
+
+
+def test_gradients_of_many_kinds_are_all_looked_at() -> None:
+    plain, half, turned = torch.ones(3, 4), torch.ones(5, dtype=torch.bfloat16), torch.ones(4, 3).t()
+    kinds: list[Tensor | None] = [plain, None, half, turned, torch.ones(1, 3)[:, ::2], torch.ones(())]
+    with use("native"):
+        assert first_nonfinite(kinds) is None
+        for index, each in enumerate(kinds):
+            if each is not None:
+                each[...] = math.nan
+                assert first_nonfinite(kinds) == index
+                each[...] = 1.0
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=200))
+def test_any_bits_are_what_torch_says_they_are(bits: list[int]) -> None:
+    x = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    with use("native"):
+        assert (first_nonfinite([x]) is None) == bool(x.isfinite().all())
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 4096, 1 << 17])
+def test_blocks_are_put_one_behind_the_other(threads: int, size: int) -> None:
+    blocks = [torch.randn(size) for _ in range(5)]
+    out = torch.full((7, size), 7.0)
+    with use("native"):
+        one_pass_for(CPU).gather(blocks, out[1:6])
+    assert torch.equal(out[1:6], torch.stack(blocks)) and bool((out[[0, 6]] == 7).all())
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_bits_do_not_depend_on_the_threads(threads: int, dtype: torch.dtype) -> None:
+    x = torch.randn(3, 70_001, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[1, 69_999] = 0.0
+    with use("eager"):
+        wanted = packing.words(x), packing.present(x), packing.signs(packing.words(x), 70_001, dtype)
+    with use("native"):
+        found = packing.words(x), packing.present(x), packing.signs(wanted[0], 70_001, dtype)
+    assert all(map(torch.equal, found, wanted))
