@@ -36,12 +36,13 @@ def first_nonfinite(gradients: Sequence[Tensor | None]) -> int | None:
 
 def _all_finite(gradients: Sequence[Tensor]) -> bool:
     """Whether all of these are, at least one."""
-    native, kinds = native_for(gradients[0].device), defaultdict[Any, list[Tensor]](list)
-    for grad in gradients:
-        plain = native and type(grad) is Tensor and grad.is_cpu and grad.dtype in FLOATS and grad.is_contiguous()
-        kinds[grad.dtype if plain else None].append(grad)
-    rest = kinds.pop(None, [])
-    return all(native.finite(group) for group in kinds.values()) and (not rest or _finite_sum(rest))
+    native, kinds = native_for(gradients[0].device), {grad.dtype for grad in gradients}
+    for dtype in kinds:
+        alike = gradients if len(kinds) == 1 else [grad for grad in gradients if grad.dtype == dtype]
+        loop = native and dtype in FLOATS and native.reads(alike)
+        if not (native.finite(alike) if loop else _finite_sum(alike)):
+            return False
+    return True
 
 
 def _finite_sum(gradients: Sequence[Tensor]) -> bool:

@@ -265,10 +265,10 @@ class Stack:
         """
         shape, out = self._shape, None
         every = [x if shape is not None else self.routes[i].layout.matrices(x) for i, x in tensors]
-        if again and all(x.dtype == self.dtype for x in every):
-            out = own("stack.joined", (len(every), *every[0].shape), self.dtype, every[0].device)
-            native = native_for(out.device)
-            if native and all(type(x) is Tensor and x.is_contiguous() for x in every):
+        if all(x.dtype == self.dtype for x in every):
+            device, size = every[0].device, (len(every), *every[0].shape)
+            out = own("stack.joined", size, self.dtype, device) if again else every[0].new_empty(size)
+            if (native := native_for(device)) and native.reads(every):
                 native.gather(every, out)
                 return out.view(len(every) * self.per, self.m, self.n)
         return torch.stack(every, out=out).to(self.dtype).reshape(len(every) * self.per, self.m, self.n)

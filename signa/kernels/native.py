@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from torch import Tensor
 from .compiled import library
 from .image import image_of
 
-__all__ = ["finite", "gather", "pack", "signed", "unpack"]
+__all__ = ["finite", "gather", "pack", "reads", "signed", "unpack"]
 
+_PLAIN, _ON_CPU = frozenset({Tensor, torch.nn.Parameter}), attrgetter("is_cpu")
 _ALONE = 1 << 16
 """Bytes: with fewer, one thread is done before a second one has started."""
 
@@ -66,6 +68,13 @@ def _table(dtype: torch.dtype) -> Tensor:
     """For every byte its eight signs (256, 8)."""
     bits = torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1
     return (2 * bits - 1).to(dtype)
+
+
+def reads(blocks: Sequence[Tensor]) -> bool:
+    """Whether these are nothing but contiguous memory of a CPU, of one dtype: what :func:`finite` and :func:`gather`
+    may be given."""
+    plain = _PLAIN.issuperset(map(type, blocks)) and all(map(Tensor.is_contiguous, blocks))
+    return plain and len({block.dtype for block in blocks}) == 1 and all(map(_ON_CPU, blocks))
 
 
 def finite(blocks: Sequence[Tensor]) -> bool:
