@@ -18,6 +18,7 @@ def table(data: Mapping[str, Any]) -> str:
     facts = data["environment"]
     where = facts["gpu"] or facts["cpu"]
     text = [f"{data['verb']}: {data['about']}; {where}, {facts['threads']} threads, torch {facts['torch']}"]
+    text[0] += f", {facts['kernels']} kernels"
     for case in data["cases"]:
         rates = [f"a copy moves {in_words(case['rates']['copy'], 'B/s')}"]
         products = [value for name, value in case["rates"].items() if name.startswith("gemm")]

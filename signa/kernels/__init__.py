@@ -19,7 +19,7 @@ import torch
 from ..errors import Advice, Fault
 from .proof import prove
 
-__all__ = ["VARIABLE", "Choice", "native_for", "one_pass_for", "use"]
+__all__ = ["VARIABLE", "Choice", "name_for", "native_for", "one_pass_for", "use"]
 
 VARIABLE = "SIGNA_KERNELS"
 """The environment variable that chooses for a whole process; unset, it is ``auto``."""
@@ -76,6 +76,11 @@ def one_pass_for(device: torch.device) -> Any:
             because=str(error),
             instead=f"{_NEEDS[choice]}, or choose 'auto'",
         ) from error
+
+
+def name_for(device: torch.device) -> str:
+    """``triton``, ``native`` or ``eager``: who packs on a device."""
+    return getattr(one_pass_for(device), "KIND", "eager")
 
 
 def native_for(device: torch.device) -> Any:

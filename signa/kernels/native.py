@@ -18,6 +18,8 @@ from .image import image_of
 
 __all__ = ["finite", "gather", "pack", "reads", "signed", "unpack"]
 
+KIND = "native"
+
 _PLAIN, _ON_CPU = frozenset({Tensor, torch.nn.Parameter}), attrgetter("is_cpu")
 _ALONE = 1 << 16
 """Bytes: with fewer, one thread is done before a second one has started."""

@@ -18,6 +18,8 @@ from .image import INTEGERS, image_of
 
 __all__ = ["fair", "pack", "signed", "unpack"]
 
+KIND = "triton"
+
 _BLOCK = 64  # halves: 2048 entries, 16 for each thread of 4 warps
 
 

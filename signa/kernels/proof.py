@@ -19,7 +19,7 @@ def prove(kernels: Any, device: torch.device) -> None:
     clear, there, sign, some = (torch.full((2, 1), 0b10010, device=device) for _ in range(4))
     kernels.pack(x, clear, present=False)
     kernels.pack(x, there, present=True)
-    spread = torch.empty(2 * 64, device=device)
+    spread = torch.zeros(2 * 64, device=device)  # not what an earlier call has left in that memory
     kernels.unpack(there.view(-1), spread)
     kernels.signed(x, sign, some)
     found = [clear[:, 0], there[:, 0], spread.view(2, 64)[0, :6], sign[:, 0], some[:, 0]]

@@ -16,7 +16,7 @@ from torch import nn
 from .. import __version__
 from ..building import build
 from ..errors import SignaError
-from ..kernels import KINDS, VARIABLE, one_pass_for
+from ..kernels import VARIABLE, name_for
 from ..transport import Loopback
 from ..transport.launch import backends
 from .datasets import bpe, cifar, mnist
@@ -31,8 +31,8 @@ EXTRAS = {
     "mlflow": "--sink mlflow", "trackio": "--sink trackio", "flwr": "signa federated",
     "optuna": "signa ablate --optuna",
 }  # fmt: skip
-_COMPILED = {"triton": "Triton, one pass", "native": "compiled C, one pass"}
-_OPERATORS = {"triton": "torch's operators", "native": "numpy and torch"}  # instead of them
+_KERNELS = {"triton": "Triton, one pass", "native": "compiled C, one pass"}
+_OPERATORS = {"cuda": "torch's operators", "cpu": "numpy and torch"}
 _DATA: dict[str, Callable[[], list[str]]] = {
     "mnist": lambda: mnist.places(mnist.MNIST_FOLDERS),
     "fashion_mnist": lambda: mnist.places(mnist.FASHION_FOLDERS),
@@ -96,8 +96,8 @@ def _kernels() -> list[Finding]:
     found = []
     for device in devices:
         try:
-            module = one_pass_for(device)
-            said = _COMPILED[KINDS[device.type]] if module else _OPERATORS[KINDS[device.type]]
+            name = name_for(device)
+            said = _KERNELS[name] if name != "eager" else _OPERATORS[device.type]
             found.append(Finding("kernels", str(device), True, f"{said} ({VARIABLE} is {choice})"))
         except ValueError as error:
             found.append(Finding("kernels", str(device), False, str(error)))

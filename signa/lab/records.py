@@ -23,6 +23,7 @@ import torch
 
 from .. import __version__
 from ..errors import SpecError
+from ..kernels import name_for
 from .refusal import denied, refusal
 
 __all__ = ["Elsewhere", "RunFolder", "as_line", "damaged", "environment", "read_facts", "read_metrics", "run_named"]
@@ -253,6 +254,7 @@ def environment(command: Sequence[str], device: torch.device) -> dict[str, Any]:
         "gpu": gpu,
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "kernels": name_for(device),
         "commit": _commit(),
     }
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from signa import kernels, packing
 from signa.errors import Advice, Fault
 from signa.finite import first_nonfinite
-from signa.kernels import compiled, one_pass_for, use
+from signa.kernels import compiled, name_for, one_pass_for, use
 from signa.kernels.proof import prove
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
@@ -56,6 +56,13 @@ def test_they_are_compiled_once_and_kept(new: Path, monkeypatch: Any) -> None:
     assert stat.S_IMODE(new.stat().st_mode) == 0o700
     monkeypatch.setattr(compiled, "_compiled", lambda *_: pytest.fail("compiled again"))
     assert again() is not None and list(new.iterdir()) == [kept]
+
+
+def test_who_packs_has_a_name(new: Path, monkeypatch: Any) -> None:
+    assert name_for(CPU) == "native"
+    with use("eager"):
+        assert name_for(CPU) == "eager"
+    assert name_for(torch.device("mps")) == "eager"
 
 
 def test_another_processor_or_another_text_gets_its_own(new: Path, monkeypatch: Any, tmp_path: Path) -> None:
