@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from signa.aggregators import Aggregator, CenteredClip, MajorityVote, Mean, Median, TrimmedMean, WeightedMean
-from signa.feedback import EF14, EF21
+from signa.channel import Channel
+from signa.compressors import ScaledSign
+from signa.errors import Fault
+from signa.feedback import EF14, EF21, Feedback, NoFeedback
 from signa.signal import SQRT_MN, Signal
 from signa.testing import context, sample
 
@@ -31,3 +34,14 @@ def test_an_estimate_of_signs_is_no_signs() -> None:
     """EF21's receiver delivers H, dense whatever is estimated; told as signs, it would be packed as signs."""
     sent = Signal("direction", "sign", SQRT_MN)
     assert EF21().signal(sent, Signal()) == Signal("direction", "dense", SQRT_MN)
+
+
+@pytest.mark.parametrize("feedback", [NoFeedback(), EF14(), EF21()], ids=str)
+def test_only_ef21_carries_a_model_through_a_lossy_channel(feedback: Feedback) -> None:
+    """Behind a server's step any other one would deliver the compressed model as the model."""
+    channel, model = Channel(compressor=ScaledSign(), feedback=feedback), Signal("model", "dense")
+    if isinstance(feedback, EF21):
+        assert channel.message(model).alphabet == "scaled_sign"
+    else:
+        with pytest.raises(Fault, match="cannot carry a model"):
+            channel.message(model)

@@ -21,7 +21,7 @@ from tests.mutants.trial import preload, tried
 
 FOLDER = ROOT / "build" / "mutants"
 #: A mutant hangs after five times what its slowest test takes as it is, and so many seconds to import and collect.
-PATIENCE, START = 5.0, 15.0
+PATIENCE, START = 5.0, 20.0
 #: Processes import torch anew.
 BEGIN = 90.0
 MISSED = ("survived", "untested")

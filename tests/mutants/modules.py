@@ -16,8 +16,8 @@ GROUPS = {
     "wire": ("signa/packing.py", "signa/codec.py"),
 }
 
-#: Their quick tests. Those of the command line, the lab and the planner go through the same code at greater length.
-TESTS = ("tests/laws", "tests/paths", "tests/ranks")
+#: Their quick tests. Those of the command line and the lab go through the same code at greater length.
+TESTS = ("tests/laws", "tests/paths", "tests/ranks", "tests/planner")
 
 #: Those whose ranks are processes are slow, and mind a busy machine: they are for the modules that no others run.
 PROCESSES: dict[str, tuple[str, ...]] = {

@@ -76,7 +76,7 @@ def tried(module: str, code: CodeType | None, tests: Sequence[str], limit: float
 
 def _waited(child: int, words: Path, limit: float) -> int | None:
     """The exit status; None if it was silent for so long and had to be stopped. What it started ends with it."""
-    used, last, status, heard = 0.0, time.monotonic(), None, 0
+    used, last, status, heard, queued = 0.0, time.monotonic(), None, 0, 0.0
     while used < limit:
         done, code = os.waitpid(child, os.WNOHANG)
         if done:
@@ -84,7 +84,9 @@ def _waited(child: int, words: Path, limit: float) -> int | None:
             break
         time.sleep(LOOK)
         now = time.monotonic()
-        used, last = used + min(now - last, 4 * LOOK), now
+        queue = _queued(child)
+        used += max(0.0, min(now - last, 4 * LOOK) - max(0.0, queue - queued))
+        last, queued = now, queue
         if words.is_file() and (said := words.stat().st_mtime_ns) != heard:
             used, heard = 0.0, said
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -92,6 +94,15 @@ def _waited(child: int, words: Path, limit: float) -> int | None:
     if status is None:
         os.waitpid(child, 0)
     return status
+
+
+def _queued(child: int) -> float:
+    """Seconds for which its threads were ready and others had the processor; 0 where the system does not tell."""
+    waits = 0
+    for task in Path(f"/proc/{child}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, IndexError):
+            waits += int(task.read_text().split()[1])
+    return waits / 1e9
 
 
 def _run(path: str, code: CodeType | None, tests: Sequence[str], words: Path, folder: str, loud: bool) -> NoReturn:
