@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,17 @@ print(tried(one.module, compile("while True: pass", "x", "exec"), tests, 2.0).ho
 """
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["killed", "survived", "hang"]
+
+
+def test_the_page_tells_what_was_found() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "mutants.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "mutants.md").read_text(encoding="utf-8")
+    assert campaign.scores(found["mutants"]) == found["score"] and found["seed"] == 0
+    for row, has in found["score"].items():
+        if not row.startswith("kind"):
+            assert has["score"] >= 0.85, row
+            caught = sum(has.get(how, 0) for how in ("killed", "hang", "crash"))
+            assert f"| {row} | {has['mutants']} | {caught} | {100 * has['score']:.1f} % |" in page
+    for one in found["mutants"]:
+        if one["how"] in ("survived", "untested"):
+            assert f"| {one['module'].removeprefix('signa/')}:{one['line']} |" in page
