@@ -10,6 +10,7 @@
     python3 run.py notebook          examples/tour.ipynb, executed in place
     python3 run.py fuzz [args...]    wrong and hostile specs: each must be refused; --inputs 100000, --minutes 4, --help
     python3 run.py mutants [args...] small faults put into the code, one by one: --minutes 10, --module lmo, --help
+    python3 run.py coverage [args..] lines and branches that the quick tests run, by floor: 95 % on floors 0 to 3; --help
     python3 run.py wheel [args...]   sdist and wheel into build/dist, and tests against the installed wheel
 
 Which Python runs it: this one, if it already meets the requirements in pyproject.toml (a conda environment, an image
@@ -48,7 +49,7 @@ UNFINISHED = "unfinished"  # the stamp's text while an install runs: found at th
 LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy", "signa"))
 NEEDS = {"train": ("train",), "test": ("train", "test", "lint"), "lint": ("train", "test", "lint")}  # the extras
 NEEDS |= {"docs": ("train",), "notebook": ("train",), "wheel": (), "soak": ("train", "test")}
-NEEDS["fuzz"] = NEEDS["mutants"] = NEEDS["soak"]
+NEEDS["fuzz"] = NEEDS["mutants"] = NEEDS["coverage"] = NEEDS["soak"]
 NEEDS["integrations"] = ()  # of any Python but its own: that one is always used
 # What is put to an installed wheel.
 INSTALLED = ("tests/laws", "tests/specs", "tests/paths", "tests/planner", "tests/test_exports.py")
@@ -312,6 +313,11 @@ def mutants(python: str, args: list[str], env: dict[str, str]) -> int:
     return subprocess.call([python, "-m", "tests.mutants", *args], cwd=ROOT, env={"OMP_NUM_THREADS": "1", **env})
 
 
+def coverage(python: str, args: list[str], env: dict[str, str]) -> int:
+    """`python -m tests.coverage`, which runs pytest with these arguments and says what no test runs."""
+    return subprocess.call([python, "-m", "tests.coverage", *args], cwd=ROOT, env={"OMP_NUM_THREADS": "1", **env})
+
+
 def tools() -> Path:
     """The Python of build/docs-venv, which has what constraints-docs.txt lists; made anew when that changes."""
     venv, pins = BUILD / "docs-venv", ROOT / "constraints-docs.txt"
@@ -344,6 +350,7 @@ def main(argv: list[str]) -> int:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     commands = {"train": train, "test": test, "lint": lint, "integrations": integrations, "soak": soak}
     commands |= {"docs": docs, "notebook": notebook, "wheel": wheel, "fuzz": fuzz, "mutants": mutants}
+    commands |= {"coverage": coverage}
     return commands[command](python, args, env)
 
 

@@ -172,8 +172,8 @@ def test_everything_runs_even_after_a_failure_and_pytest_is_last(calls, capsys, 
     assert all((f"{tool} " in err) == (tool in failing) for tool in ("ruff", "mypy"))
 
 
-@pytest.mark.parametrize("name", ["soak", "fuzz", "mutants"])
-def test_soak_fuzz_and_mutants_pass_their_arguments_on(calls, name):
+@pytest.mark.parametrize("name", ["soak", "fuzz", "mutants", "coverage"])
+def test_soak_fuzz_mutants_and_coverage_pass_their_arguments_on(calls, name):
     assert getattr(run, name)("python", ["--minutes", "2"], {"OMP_NUM_THREADS": "4"}) == 0
     [(command, kwargs)] = calls
     assert command == ["python", "-m", f"tests.{name}", "--minutes", "2"]
