@@ -10,7 +10,7 @@
     python3 run.py notebook          examples/tour.ipynb, executed in place
     python3 run.py fuzz [args...]    wrong and hostile specs: each must be refused; --inputs 100000, --minutes 4, --help
     python3 run.py mutants [args...] small faults put into the code, one by one: --minutes 10, --module lmo, --help
-    python3 run.py coverage [args..] lines and branches that the quick tests run, by floor: 95 % on floors 0 to 3; --help
+    python3 run.py coverage [args..] lines and branches that the tests run: 95 % on each of floors 0 to 3, or it fails
     python3 run.py wheel [args...]   sdist and wheel into build/dist, and tests against the installed wheel
 
 Which Python runs it: this one, if it already meets the requirements in pyproject.toml (a conda environment, an image

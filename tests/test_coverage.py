@@ -38,7 +38,9 @@ def test_a_floor_is_the_sum_of_its_files():
 
 
 @pytest.mark.parametrize(("lines", "branches"), [((0, 1000), (4, 4)), ((10, 10), (0, 1000))])
-@pytest.mark.parametrize(("name", "held"), [("codec", 0), ("feedback", 1), ("sentence", 2), ("optim", 3), ("cli", None)])
+@pytest.mark.parametrize(
+    ("name", "held"), [("codec", 0), ("feedback", 1), ("sentence", 2), ("optim", 3), ("cli", None)]
+)
 def test_lines_and_branches_are_each_held_on_floors_0_to_3(name, held, lines, branches):
     found = told.floors(report(**{name: file(lines, branches)}), set())
     assert told.enough(found) == (held is None)

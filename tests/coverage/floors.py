@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
     """Run pytest under coverage.py and judge; 1 where a test fails or too little is run."""
     parser = argparse.ArgumentParser(
         prog="run.py coverage",
-        description=f"Lines and branches that the tests run, by floor; under {LEAST:g} % on floors 0 to 3 is a failure.",
+        description=f"Lines and branches that the tests run, by floor; under {LEAST:g} % on floors 0 to 3 it fails.",
         epilog="All else goes to pytest; nothing else is the quick suite, on two workers: -n 2.",
     )
     parser.add_argument("--told", action="store_true", help="run nothing: tell again what the last run found")
