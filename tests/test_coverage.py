@@ -83,6 +83,34 @@ def test_the_exit_code_is_the_tests_or_the_floors(monkeypatch, tmp_path, capsys,
     assert capsys.readouterr().out.count("floor 3:") == 3
 
 
+@pytest.mark.parametrize(("codes", "wanted"), [((0,), 0), ((1, 0), 0), ((1, 1), 1), ((2,), 2)])
+def test_what_fails_is_run_again_unmeasured(monkeypatch, tmp_path, codes, wanted):
+    """A test that only a tracer makes too slow is no failure, one that fails alone is; an interrupted run is not begun
+    anew."""
+    asked, left = [], list(codes)
+    monkeypatch.setattr(told, "FOLDER", tmp_path / "found")
+    monkeypatch.setattr(told, "SETTLED", 0.0)
+    monkeypatch.setattr(told.subprocess, "call", lambda command, **how: asked.append(command) or left.pop(0))
+    monkeypatch.setattr(told.subprocess, "run", lambda command, **how: None)
+    assert told.measure(["tests/laws"]) == wanted and not left
+    assert asked[0][1:] == ["-m", "coverage", "run", "-m", "pytest", "tests/laws"]
+    assert asked[1:] == [[sys.executable, "-m", "pytest", "--last-failed", "tests/laws"]][: len(codes) - 1]
+
+
+def test_files_that_come_late_are_waited_for(monkeypatch, tmp_path):
+    """As of a process that ends after pytest: a file for each of the first three looks."""
+    looks = []
+
+    def wait(seconds):
+        looks.append(seconds)
+        if len(looks) < 4:
+            (tmp_path / f"data.{len(looks)}").touch()
+
+    monkeypatch.setattr(told.time, "sleep", wait)
+    told.settle(tmp_path)
+    assert looks == [told.SETTLED] * 4
+
+
 @pytest.mark.slow
 def test_lines_run_in_a_process_of_a_test_count(monkeypatch, tmp_path):
     """As the run itself does it, for one test that starts ``python -m signa``."""
