@@ -385,9 +385,6 @@ class SignA(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build anew around the same (or copied) parameters."""
-        if "routing" not in state:  # torch's own constructor path
-            super().__setstate__(state)
-            return
         routing = Routing(state["routing"])
         routing.spec, routing.frozen = state["spec"], state["frozen"]
         seed = state["state"]["signa"]["seed"]
