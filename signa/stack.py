@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Concatenate, ParamSpec
 
@@ -329,9 +329,11 @@ class Stack:
         own = [(p, self.routes[i].layout.matrices(p)) for i, p in parameters.items()]
         if any(p.dtype != self.dtype or x.data_ptr() != p.data_ptr() or not x.is_contiguous() for p, x in own):
             return False
-        models = [x.view(-1) for _, x in own]
+        models, words = [x.view(self.per, -1) for _, x in own], came.words
+        if words is not None and all(map(partial(step.signed, ctx=ctx), words.split(self.per), models)):
+            return True
         for place, first, x in came.pieces(self.per, _PIECE):
-            step(x, {"x": models[place][first : first + len(x)]}, ctx)
+            step(x, {"x": models[place].view(-1)[first : first + len(x)]}, ctx)
         return True
 
     def settle(self, *, keep: bool) -> None:

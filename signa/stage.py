@@ -119,6 +119,14 @@ class Stage(Rule):
         """The next signal for one who reads it once: perhaps in a narrower dtype, which has the same values."""
         return self(x, state, ctx)
 
+    def signed(self, words: Tensor, x: Tensor, ctx: Context) -> bool:
+        """The same for a direction of signs, words (R, W) of bits, if its state is x (R, L), which is written to.
+
+        Returns:
+            False where nothing was done: unpack them, and call.
+        """
+        return False
+
     @abstractmethod
     def signal(self, s: Signal) -> Signal:
         """What this stage does to the nominal description of its input."""

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ _PLACE, _COUNT, _BITS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
 _WORDS = (_PLACE, *4 * (_COUNT,), _PLACE, _COUNT, *6 * (_BITS,), _COUNT)
 _UNPACK = (_PLACE, _COUNT, _PLACE, _PLACE, _COUNT)
 _FINITE = (_PLACE, _PLACE, _COUNT, _BITS, _COUNT)
+_ADD = (_PLACE, _COUNT, _COUNT, _COUNT, _PLACE, _PLACE, _COUNT)
 _GATHER = (_PLACE, _COUNT, _COUNT, _PLACE, _COUNT)
 
 
@@ -39,6 +40,7 @@ class Library(NamedTuple):
     unpack: dict[int, Callable[..., int]]
     finite: dict[int, Callable[..., int]]
     gather: Callable[..., int]
+    add: dict[int, Callable[..., int]]
 
 
 @lru_cache(maxsize=1)
@@ -57,11 +59,18 @@ def library() -> Library:
         function.argtypes, function.restype = takes, gives
         return function
 
-    def of_each(name: str, takes: tuple[type, ...], gives: type | None = None) -> dict[int, Callable[..., int]]:
-        return {size: loop(f"{name}{8 * size}", takes, gives) for size in (1, 2, 4, 8)}
+    def of_each(
+        name: str, takes: tuple[type, ...], gives: type | None = None, sizes: Sequence[int] = (1, 2, 4, 8)
+    ) -> dict[int, Callable[..., int]]:
+        return {size: loop(f"{name}{8 * size}", takes, gives) for size in sizes}
 
-    words, unpack = of_each("words", _WORDS, _COUNT), of_each("unpack", _UNPACK)
-    return Library(words, unpack, of_each("finite", _FINITE, _COUNT), loop("gather", _GATHER))
+    return Library(
+        words=of_each("words", _WORDS, _COUNT),
+        unpack=of_each("unpack", _UNPACK),
+        finite=of_each("finite", _FINITE, _COUNT),
+        gather=loop("gather", _GATHER),
+        add=of_each("add", _ADD, sizes=(4, 8)),
+    )
 
 
 def _loaded() -> ctypes.CDLL:

@@ -1,8 +1,8 @@
 /* The inner loops of signs on a CPU: floats to bits and back, a look for infinities, and many small blocks into one.
  *
- * Floats are read as unsigned integers of their size and never computed with, so that one text serves every dtype and no
- * compiler can fuse, flush or reorder anything. Entry e of a row is bit e & 63 of its word e >> 6. Every loop may be
- * split among threads in any way: what is written does not depend on it.
+ * Floats are read as unsigned integers of their size, so that one text serves every dtype. But for one sum (of which
+ * nothing can be fused) they are never computed with: no compiler can flush or reorder anything. Entry e of a row is bit
+ * e & 63 of its word e >> 6. Every loop may be split among threads in any way: what is written does not depend on it.
  */
 #include <stdint.h>
 #include <string.h>
@@ -130,6 +130,31 @@ KIND(uint8_t, 8)
 KIND(uint16_t, 16)
 KIND(uint32_t, 32)
 KIND(uint64_t, 64)
+
+/* x + step or x - step, as the bits of rows (R, L) say; for every byte of them the table (256, 8) has the steps. */
+#define FLOAT(F, BITS)                                                                                                  \
+    typedef F eight##BITS __attribute__((vector_size(8 * sizeof(F)), aligned(sizeof(F)), may_alias));                   \
+                                                                                                                        \
+    void add##BITS(const uint64_t *words, count down, count rows, count length, const F *table, F *x, count threads)    \
+    {                                                                                                                   \
+        const count wide = (length + WORD - 1) / WORD;                                                                  \
+        SHARED()                                                                                                        \
+        for (count at = 0; at < rows * wide; at++) {                                                                    \
+            const count row = at / wide, first = at % wide * WORD, entries = least_of(length - first, WORD);            \
+            uint64_t word = words[row * down + at % wide];                                                              \
+            F *to = x + row * length + first;                                                                           \
+            for (int line = 0; line < WORD; line += 64 / (int)sizeof(F))                                                \
+                __builtin_prefetch((const char *)(to + line) + AHEAD);                                                  \
+            count j = 0;                                                                                                \
+            for (; j + 8 <= entries; j += 8, word >>= 8)                                                                \
+                *(eight##BITS *)(to + j) += *(const eight##BITS *)(table + 8 * (word & 255));                           \
+            for (const F *step = table + 8 * (word & 255); j < entries; j++)                                            \
+                to[j] += *step++;                                                                                       \
+        }                                                                                                               \
+    }
+
+FLOAT(float, 32)
+FLOAT(double, 64)
 
 /* Blocks of so many bytes, one behind the other. */
 void gather(const char *const *blocks, count many, count bytes, char *out, count threads)

@@ -16,7 +16,7 @@ from torch import Tensor
 from .compiled import library
 from .image import image_of
 
-__all__ = ["finite", "gather", "pack", "reads", "signed", "unpack"]
+__all__ = ["add", "finite", "gather", "pack", "reads", "signed", "unpack"]
 
 KIND = "native"
 
@@ -63,6 +63,15 @@ def unpack(words: Tensor, out: Tensor) -> None:
     table, size = _table(out.dtype), out.element_size()
     threads = _threads(out.numel() * size)
     library().unpack[size](words.data_ptr(), 8 * len(words), table.data_ptr(), out.data_ptr(), threads)
+
+
+def add(words: Tensor, x: Tensor, step: float) -> None:
+    """x (R, L), contiguous floats, plus step where the bit in words (R, W) is set, else minus step: the bits of
+    ``x.add_(signs, alpha=step)``."""
+    (rows, length), threads = x.shape, _threads(x.numel() * x.element_size())
+    steps = _table(x.dtype) * step
+    call = library().add[x.element_size()]
+    call(words.data_ptr(), words.stride(0), rows, length, steps.data_ptr(), x.data_ptr(), threads)
 
 
 @lru_cache(maxsize=16)

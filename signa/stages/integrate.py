@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..kernels import native_for
 from ..signal import Signal
 from ..stage import Context, Stage, State, stages
 
@@ -44,6 +45,17 @@ class Step(Stage):
             model.mul_(1 - shrink * decays)
         # Both round once, alike: alpha takes no tensor.
         return model.addcmul_(x, size.to(model.dtype)) if isinstance(size, Tensor) else model.add_(x, alpha=size)
+
+    def signed(self, words: Tensor, x: Tensor, ctx: Context) -> bool:
+        """One pass over the model, where a CPU has a loop for it and the step is a number."""
+        size, native = -ctx.lr * ctx.scale, native_for(x.device)
+        caution = self.decay == "cautious" and ctx.weight_decay
+        if native is None or isinstance(size, Tensor) or caution:
+            return False
+        if ctx.weight_decay:
+            x.mul_(1 - ctx.lr * ctx.weight_decay)
+        native.add(words, x, size)
+        return True
 
     def signal(self, s: Signal) -> Signal:
         """The model."""

@@ -59,6 +59,7 @@ from .stage_laws import (
     _stage_borrows,
     _stage_lean,
     _stage_signal,
+    _stage_signed,
     _stage_state,
     _stage_threads,
     _stage_zero,
@@ -148,6 +149,7 @@ _STAGE: dict[str, Law] = {
     "same on two threads": _stage_threads,
     "zero stays zero": _stage_zero,
     "lean": _stage_lean,
+    "signed": _stage_signed,
     "is what its signal says": _stage_signal,
 }
 _INVARIANT: dict[str, Law] = {"rotation": _invariant, "transposition": _transposed}

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import Fault
 from ..lmo import LMO, Spectral
 from ..lmo.newton_schulz import exact_polar
+from ..packing import words
 from ..signal import Signal
 from ..stage import Stage
 from ..stages import Step
@@ -88,6 +89,19 @@ def _stage_lean(rule: Stage, x: Tensor) -> None:
     x, ctx = _stack(x), context(range(5), _stack(x))
     whole, lean = rule(x, rule.init(x), ctx), rule.lean(x, rule.init(x), ctx)
     _same(whole, lean.to(whole.dtype), "lean() has other values than a call")
+
+
+def _stage_signed(rule: Stage, x: Tensor) -> None:
+    if x.dtype not in (torch.float32, torch.float64) or "x" not in rule.init(x):
+        return
+    direction, model = torch.where(_stack(x) < 0, -1.0, 1.0).to(x.dtype), _stack(x * 3 + 1)
+    for decay in (0.0, 0.1):
+        ctx, found = context(range(5), weight_decay=decay), model.clone()
+        wanted = rule(direction, {"x": model.clone()}, ctx)
+        if rule.signed(words(direction.flatten(-2)), found.flatten(-2), ctx):
+            _same(found, wanted, "signed() has another model than a call")
+        else:
+            _same(found, model, "signed() does nothing, as it says, but has written to the model")
 
 
 def _stage_zero(rule: Stage, x: Tensor) -> None:

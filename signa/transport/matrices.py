@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..codec import Codec, Dense
+from ..codec import Codec, Dense, Signs
 from ..host import certain, constant
 from ..packing import WORD, words_for
 from ..scratch import own
@@ -69,6 +69,13 @@ class Matrices:
         if self._silent is None:
             self._silent = self.codec.silent(self.dense.flatten(-2))
         return self._silent
+
+    @property
+    def words(self) -> Tensor | None:
+        """Every matrix's signs, (R, W), where the fields are nothing else and the host knows that none is silent."""
+        if self._fields is None or type(self.codec) is not Signs or not certain(~self.silent):
+            return None
+        return self._fields[0]
 
     def pieces(self, together: int, entries: int) -> Iterator[tuple[int, int, Tensor]]:
         """All of it in order, by ``together`` matrices: (which of those, its first entry, the floats (e,) from there).

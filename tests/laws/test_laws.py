@@ -30,6 +30,7 @@ from signa.compressors import (
 )
 from signa.compressors import compressors as compressor_registry
 from signa.feedback import EF14, EF21, Feedback, feedbacks
+from signa.kernels import use
 from signa.lmo import L1, LMO, Column, Frobenius, Linf, Nuclear, Row, Spectral, lmos
 from signa.lmo.newton_schulz import SCHEDULES as NAMED
 from signa.rule import Rule
@@ -232,6 +233,26 @@ class Wrong(LMO):
 def test_a_wrong_lmo_is_caught(how: str, law: str) -> None:
     with pytest.raises(AssertionError, match=f"breaks the law '{law}'"):
         check_component(Wrong(how=how), only=[law])
+
+
+class WrongStep(Step):
+    kind: str = "wrong_step"  # type: ignore[assignment]
+    how: str
+
+    def __call__(self, x: Tensor, state: State, ctx: Context) -> Tensor:
+        return super().__call__(2 * x if self.how == "inherits" else x, state, ctx)
+
+    def signed(self, words: Tensor, x: Tensor, ctx: Context) -> bool:
+        if self.how == "pretends":
+            x.add_(1.0)
+            return False
+        return super().signed(words, x, ctx)
+
+
+@pytest.mark.parametrize("how", ["inherits", "pretends"])
+def test_a_step_of_signs_that_is_another_step_is_caught(how: str) -> None:
+    with use("native"), pytest.raises(AssertionError, match="breaks the law 'signed'"):
+        check_component(WrongStep(how=how), only=["signed"])
 
 
 class WrongMomentum(Stage):

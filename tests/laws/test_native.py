@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import signa
 from signa import kernels, packing
 from signa.errors import Advice, Fault
 from signa.finite import first_nonfinite
@@ -208,3 +209,39 @@ def test_bits_do_not_depend_on_the_threads(threads: int, dtype: torch.dtype) -> 
     with use("native"):
         found = packing.words(x), packing.present(x), packing.signs(wanted[0], 70_001, dtype)
     assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 63, 64, 65, 200, 70_001])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_step_of_signs_has_the_bits_of_torch_s_sum(threads: int, dtype: torch.dtype, length: int) -> None:
+    around = torch.randn(5, length, dtype=dtype) * torch.logspace(-6, 6, 5, dtype=dtype)[:, None]
+    packed = packing.words(torch.randn(3, length))
+    for step in (1e-3, -0.1, 3e38, 0.0, 1e-45):
+        found, wanted = around.clone(), around.clone()
+        with use("native"):
+            one_pass_for(CPU).add(packed, found[1:4], step)
+        wanted[1:4].add_(packing.signs(packed, length, dtype), alpha=step)
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("decay", ["decoupled", "cautious"])
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["a number", "a tensor"])
+def test_a_large_parameter_takes_the_same_step(decay: str, lr: Any) -> None:
+    method = {"replica": [{"step": {"decay": decay}}], "up": "sign", "aggregate": "majority_vote"}
+
+    def trained() -> Tensor:
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(3, 130, 131))
+        groups = {"groups": [{**method, "lr": lr, "weight_decay": 0.1}]}
+        opt = signa.build(groups, {"p": p}.items(), transport=signa.Loopback(3))
+        for _ in range(2):
+            for worker in range(3):
+                with opt.worker(worker):
+                    p.grad = torch.randn_like(p)
+            opt.step()
+        return p.detach()
+
+    with use("eager"):
+        wanted = trained()
+    with use("native"):
+        assert torch.equal(trained(), wanted)
