@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 #: What a person reads of one text and of one spec; a text may quote a whole file, and a file can be wrong everywhere.
 _MOST_LETTERS, _MOST_PROBLEMS = 1000, 50
+#: A noun that is spoken with a vowel in front; LMO and nn.Module are spelled out.
+_VOWEL = re.compile(r"[aeioAEIO]|[uU](?!ni|se|int)|[FHLMNRSX][A-Z]*(?![a-z])|n[dn]")
 
 
 class SignaError(Exception):
@@ -77,6 +80,15 @@ class AveragedGradients(WireError):
 
 class Poisoned(WireError):
     """A step after a fault: go on from the last committed checkpoint, in new processes."""
+
+
+def a_or_an(noun: str) -> str:
+    """A noun with its article, for messages that name what they were given.
+
+    >>> [a_or_an(noun) for noun in ("stage", "aggregator", "LMO", "int", "UserDict", "uint8", "nn.Module")]
+    ['a stage', 'an aggregator', 'an LMO', 'an int', 'a UserDict', 'a uint8', 'an nn.Module']
+    """
+    return f"{'an' if _VOWEL.match(noun) else 'a'} {noun}"
 
 
 class Fault(ValueError):

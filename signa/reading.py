@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from .address import SILENT, Address, dotted, kind_of, labels, set_address
-from .errors import Fault, Problem, SpecError
+from .errors import Fault, Problem, SpecError, a_or_an
 from .ordinary import ordinary
 from .rule import Inside, Registry, closest, plain
 from .sources import KEY, Source
@@ -197,7 +197,7 @@ class _Reader:
                 places.setdefault(registry.what, []).append(place)
         if not wanted or not places or wanted & places.keys():
             return ""
-        sorts = [f"{'an' if what[0] in 'aeiou' else 'a'} {what}, for {', '.join(at)}" for what, at in places.items()]
+        sorts = [f"{a_or_an(what)}, for {', '.join(at)}" for what, at in places.items()]
         return f"'{name}' is {', and '.join(sorts)}"
 
 

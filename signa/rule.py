@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 from pydantic._internal._model_construction import ModelMetaclass
 from pydantic_core import core_schema
 
-from .errors import Advice, Fault, RegistryError, SpecError
+from .errors import Advice, Fault, RegistryError, SpecError, a_or_an
 
 Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
@@ -154,7 +154,7 @@ class Registry(Generic[R]):
             RegistryError: the class is no rule of this sort, or the name is taken by another class.
         """
         if not (inspect.isclass(cls) and issubclass(cls, self.base)):
-            raise RegistryError(f"{cls!r} is not a {self.base.__name__}: derive from it")
+            raise RegistryError(f"{cls!r} is not {a_or_an(self.base.__name__)}: derive from it")
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str) or not kind.isidentifier():
             raise RegistryError(f'{cls.__name__} has no name: give it a field kind: Literal["name"] = "name"')
@@ -199,7 +199,7 @@ class Registry(Generic[R]):
         if isinstance(value, self.base):
             return value
         if isinstance(value, Rule):
-            raise Fault(f"'{value.kind}' is not a {self.what}", instead=f"use one of {', '.join(self.names())}")
+            raise Fault(f"'{value.kind}' is not {a_or_an(self.what)}", instead=f"use one of {', '.join(self.names())}")
         name, fields = self._name_and_fields(value)
         try:
             cls = self.get(name)
@@ -227,7 +227,7 @@ class Registry(Generic[R]):
                 if isinstance(name, str) and (fields is None or isinstance(fields, Mapping)):
                     return name, dict(fields or {})
         raise Fault(
-            f"expected a {self.what}, got {value!r}",
+            f"expected {a_or_an(self.what)}, got {value!r}",
             instead=f"write a name such as '{self.names()[0]}', or a mapping such as {{kind: {self.names()[0]}, ...}}",
         )
 

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from .address import label_stages
 from .aggregators import Aggregator, Mean, aggregators
 from .channel import Channel
-from .errors import Fault
+from .errors import Fault, a_or_an
 from .lmo import LMO
 from .reading import changed
 from .rule import Frozen
@@ -277,7 +277,7 @@ def _through(stage: Stage, s: Signal, part: str, index: int) -> Signal:
         raise Fault(f"'{stage.kind}' cannot stand in '{part}'", instead=f"move it to {places}", at=(part, index))
     if s.role not in stage.takes:
         raise Fault(
-            f"'{stage.kind}' takes a {' or '.join(stage.takes)}, but gets a {s.role}",
+            f"'{stage.kind}' takes {a_or_an(' or '.join(stage.takes))}, but gets {a_or_an(s.role)}",
             because="stages behind 'step' receive the model" if s.role == "model" else "",
             instead=f"move '{stage.kind}' in front of " + ("'step'" if s.role == "model" else "the stage before it"),
             at=(part, index),

@@ -14,7 +14,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from .channel import Channel
-from .errors import Fault, Problem, RegistryError, SpecError
+from .errors import Fault, Problem, RegistryError, SpecError, a_or_an
 from .json_schema import document
 from .ordinary import ordinary
 from .plugin import load_plugins
@@ -345,7 +345,7 @@ def _data(source: Any) -> tuple[Any, Source, list[Problem]]:
             remedy = "begin with groups: [{match: ['*'], method: signmuon, lr: 0.02}]"
             raise places.refuse("the spec is empty", instead=remedy)
         return data, places, problems
-    what = f"a {type(source).__name__} is no spec"
+    what = f"{a_or_an(type(source).__name__)} is no spec"
     raise SpecError([Problem(what, instead="pass a preset's name, a path, a mapping, a Method or a Spec")])
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..errors import Fault
+from ..errors import Fault, a_or_an
 from ..host import certain, constant
 from ..packing import majority
 from ..rule import Positive
@@ -72,7 +72,7 @@ class MajorityVote(Aggregator):
         """
         if s.alphabet not in ("sign", "ternary"):
             raise Fault(
-                f"aggregate '{kind}' counts +-1 messages, but 'up' delivers a {s.alphabet} signal",
+                f"aggregate '{kind}' counts +-1 messages, but 'up' delivers {a_or_an(s.alphabet)} signal",
                 instead="set 'up: sign', or aggregate with 'mean'",
             )
         return Signal("direction", "sign" if self.ties == "coin" else "ternary", SQRT_MN)

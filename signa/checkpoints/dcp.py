@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor
 
-from ..errors import StateError
+from ..errors import StateError, a_or_an
 from ..optim import SignA
 from ..saving import FORMAT, differences, export_groups, export_header, export_layout, export_views
 from .load import WorldChange, compare, run_differences, state_for
@@ -60,7 +60,7 @@ class DCPState:
         on_world_change: WorldChange = "error",
     ) -> None:
         if not isinstance(opt, SignA):
-            raise TypeError(f"DCPState is for a signa.SignA, got a {type(opt).__name__}")
+            raise TypeError(f"DCPState is for a signa.SignA, got {a_or_an(type(opt).__name__)}")
         if on_world_change not in get_args(WorldChange):
             raise ValueError(f"on_world_change must be one of {', '.join(get_args(WorldChange))}: {on_world_change!r}")
         if on_world_change != "error" and saved is None:

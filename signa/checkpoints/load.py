@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, a_or_an
 from ..optim import SignA
 from ..rule import closest
 from ..saving import differences, export_layout, import_state, spec_differences
@@ -213,7 +213,9 @@ def _extras(own: Mapping[str, Any], extra: Mapping[str, Any]) -> list[str]:
         elif name not in stateful:
             found.append(f"extra '{name}' is not there: {has}")
         elif not callable(getattr(item, "load_state_dict", None)):
-            found.append(f"extra '{name}' is a {type(item).__name__} without load_state_dict(): pass the object itself")
+            found.append(
+                f"extra '{name}' is {a_or_an(type(item).__name__)} without load_state_dict(): pass the object itself"
+            )
     for name in stateful:
         if name not in extra:
             found.append(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, a_or_an
 
 # What torch.load(weights_only=True) reads without being told to trust anything.
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
@@ -56,8 +56,9 @@ def _copy(value: Tensor, copies: Copies) -> Tensor:
 
 def _refusal(value: Any, where: str) -> CheckpointError:
     kind = type(value)
+    what = a_or_an(f"{kind.__module__}.{kind.__qualname__}")
     return CheckpointError(
-        f"{where} is a {kind.__module__}.{kind.__qualname__}, which could not be read back without running code: "
+        f"{where} is {what}, which could not be read back without running code: "
         "give it a state_dict(), or save numbers, strings, lists, dicts or tensors"
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..errors import CheckpointError
+from ..errors import CheckpointError, a_or_an
 from ..optim import SignA
 from ..routing import clean_name
 from ..saving import export_groups, export_header, export_layout, export_views
@@ -166,7 +166,7 @@ def _shared(opt: SignA, model: nn.Module) -> dict[str, Any]:
 def check_arguments(model: Any, opt: Any) -> None:
     """Refuse what is no optimizer of ours."""
     if not isinstance(opt, SignA):
-        got = f"a {type(model).__name__} and a {type(opt).__name__}"
+        got = f"{a_or_an(type(model).__name__)} and {a_or_an(type(opt).__name__)}"
         raise TypeError(f"a checkpoint is of a model and its signa.SignA, in this order, got {got}")
 
 
@@ -192,7 +192,7 @@ def check_model(opt: SignA, model: nn.Module) -> None:
         CheckpointError: naming what is missing.
     """
     if not isinstance(model, nn.Module):
-        raise CheckpointError(f"the model must be an nn.Module, got a {type(model).__name__}")
+        raise CheckpointError(f"the model must be an nn.Module, got {a_or_an(type(model).__name__)}")
     there: set[int] = {id(parameter) for parameter in model.parameters()}
     missing: list[str] = [route.named.name for route in opt.routing if id(route.named.parameter) not in there]
     if missing:

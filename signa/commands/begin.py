@@ -86,7 +86,7 @@ def new(
         raise typer.BadParameter(f"'{name}' is no name for specs: write it in small letters, digits and _")
     run_named(name)  # on Windows con.py is a device
     if name in taken:
-        raise typer.BadParameter(f"there is a {kind} '{name}' already: see signa show {name}")
+        raise typer.BadParameter(f"the name '{name}' is taken: see signa show {name}")
     if name in sys.stdlib_module_names or name in ("torch", "signa", "numpy", "pytest"):
         raise typer.BadParameter(f"{name}.py would hide the module '{name}': choose another name")
     words = {"name": name, "Class": "".join(part.capitalize() for part in name.split("_")), "kind": kind}

@@ -282,6 +282,7 @@ def build_module(target: str) -> nn.Module:
 
     from torch import nn
 
+    from ..errors import a_or_an
     from ..lab.refusal import refusal
 
     module, colon, name = target.partition(":")
@@ -295,7 +296,7 @@ def build_module(target: str) -> nn.Module:
     finally:
         sys.path.remove("")
     if not isinstance(built, nn.Module):
-        what = f"--model {target} returned a {type(built).__name__}"
+        what = f"--model {target} returned {a_or_an(type(built).__name__)}"
         raise refusal(what, instead="return a torch.nn.Module")
     return built
 

@@ -49,4 +49,4 @@ class LMO(Stage):
         return Signal("direction", self.alphabet if self.radius == 1.0 else "dense", self.frobenius)
 
 
-lmos: Registry[LMO] = Registry("lmo", LMO, within=stages)
+lmos: Registry[LMO] = Registry("LMO", LMO, within=stages)

@@ -12,6 +12,7 @@ import torch
 
 from ..aggregators import Aggregator
 from ..compressors import Compressor
+from ..errors import a_or_an
 from ..feedback import Feedback
 from ..lmo import LMO, Frobenius, Spectral
 from ..rule import Rule
@@ -139,7 +140,7 @@ def laws(rule: Rule) -> dict[str, Law]:
     for sort, found in _LAWS.items():
         if isinstance(rule, sort):
             return found | (_INVARIANT if isinstance(rule, Spectral | Frobenius) else {})
-    raise TypeError(f"there are no laws for a {type(rule).__name__}")
+    raise TypeError(f"there are no laws for {a_or_an(type(rule).__name__)}")
 
 
 _STAGE: dict[str, Law] = {

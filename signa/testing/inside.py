@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..aggregators import Aggregator
 from ..building import build
 from ..compressors import Compressor
-from ..errors import Advice, Fault, SpecError
+from ..errors import Advice, Fault, SpecError, a_or_an
 from ..feedback import Feedback
 from ..reading import validated
 from ..rule import Rule
@@ -64,7 +64,7 @@ def _places(rule: Rule) -> Iterator[Mapping[str, Any]]:
     elif isinstance(rule, Scaling):
         yield {"worker": ["momentum", "spectral"], "up": "sign", "aggregate": "majority_vote", "scaling": rule}
     else:
-        raise TypeError(f"no part of a sentence is a {type(rule).__name__}")
+        raise TypeError(f"no part of a sentence is {a_or_an(type(rule).__name__)}")
 
 
 def workers_of(group: ParamGroup) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..coins import Coins
+from ..errors import a_or_an
 from ..lmo import LMO, Spectral
 from ..rule import Rule
 from ..signal import Signal
@@ -135,7 +136,7 @@ def _threaded(run: Run, x: Tensor, *, within: float = 0.0) -> None:
 def _alphabet(y: Tensor, s: Signal) -> None:
     """Every value of y is one of those that s speaks of; a zero matrix may stay zero."""
     if s.alphabet in ("sign", "ternary"):
-        _require(((y == 0) | (y.abs() == 1)).all(), f"a {s.alphabet} signal holds other values than -1, 0, 1")
+        _require(((y == 0) | (y.abs() == 1)).all(), f"{a_or_an(s.alphabet)} signal holds other values than -1, 0, 1")
     if s.alphabet == "sign":
         opinion = y.ne(0).flatten(-2).any(-1)
         _require(y[opinion].ne(0).all(), "a sign signal holds zeros inside a matrix")

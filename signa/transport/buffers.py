@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from ..errors import LayoutMismatch
+from ..errors import LayoutMismatch, a_or_an
 from . import digest
 from .payload import raw
 from .ranks import Ranks
@@ -58,7 +58,7 @@ class Followers:
             for (module, name), tensor, here, there in zip(saved, found, table[self._ranks.rank], row, strict=True):
                 if here != there:
                     own = "nothing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
-                    text = f"buffer '{name}' of a {type(module).__name__} is {own} on rank {self._ranks.rank}"
+                    text = f"buffer '{name}' of {a_or_an(type(module).__name__)} is {own} on rank {self._ranks.rank}"
                     text += f" and something else on rank {rank} in {what}"
                     raise self._ranks.meet(LayoutMismatch, f"{text}: register it with persistent=False")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..errors import a_or_an
 from . import digest
 from .agreement import require_same
 from .group import Group
@@ -20,8 +21,8 @@ def replicate(model: nn.Module, group: Group) -> None:
     """
     given: tuple[object, object] = (model, group)
     if not isinstance(given[0], nn.Module) or not isinstance(given[1], Group):
-        what = " and a ".join(type(thing).__name__ for thing in given)
-        raise TypeError(f"signa.replicate takes a model and a signa.Group, got a {what}: write replicate(model, group)")
+        what = " and ".join(a_or_an(type(thing).__name__) for thing in given)
+        raise TypeError(f"signa.replicate takes a model and a signa.Group, got {what}: write replicate(model, group)")
     homes = group.homes()
     homes.admit({name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad})
     tensors = [*model.named_parameters(), *model.named_buffers()]

@@ -253,7 +253,7 @@ def test_what_new_makes_keeps_every_law(kind: str, run: Terminal) -> None:
 
 
 def test_new_refuses_names(run: Terminal) -> None:
-    assert "there is a lmo 'spectral' already" in run("new", "lmo", "spectral", code=2)
+    assert "the name 'spectral' is taken: see signa show spectral" in run("new", "lmo", "spectral", code=2)
     assert "would hide the module 'random'" in run("new", "stage", "random", code=2)
     assert "is no name for specs" in run("new", "stage", "My-Stage", code=2)
     assert "did you mean 'compressor'?" in run("new", "compresser", "mine", code=2)
