@@ -1,8 +1,10 @@
 """The path of a method as a picture: an SVG that is drawn from the trace, and from nothing else.
 
 A worker, the server and a replica are boxes with their stages; between them is the wire, with what travels, the Signal
-that it is, and what it costs. The text is the same wherever it is drawn, so a picture can be kept beside a page and
-compared with what the code says now. Colours follow the reader's: light, or dark where the page or the system asks.
+that it is, and what it costs. The path goes to the server and back: three boxes in a row would be wider than a page's
+column, and its letters too small to read. The text is the same wherever it is drawn, so a picture can be kept beside a
+page and compared with what the code says now. Colours follow the reader's: light, or dark where the page or the system
+asks.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ __all__ = ["diagram"]
 
 _BOX, _WIRE, _EDGE = 228, 190, 16  # widths of a box and of a gap between two, and the margin, in pixels
 _HEAD, _GAP, _LINE = 34, 14, 16  # heights of a box's title, between two stages, and of a line of text
-_LOW = 136  # the least height of a box, so that what is said of a wire stands beside it
+_LOW = 136  # the least height of a box beside a wire, which has its labels above and below
 _LETTERS = 29  # of the small monospaced font that fit into a box
 _LONG = re.compile(r"\d+\.\d{4,}(?:e[+-]?\d+)?")  # a number that is longer than what a reader takes in
 _STYLE = """
@@ -54,10 +56,14 @@ class _Row:
         return _LINE * (1 + len(self.small)) + _GAP
 
 
+_Box = tuple[str, list[_Row]]  # its title, and what stands in it
+
+
 def diagram(methods: Sequence[tuple[str, Method]], shape: tuple[int, int] = (768, 768), *, tall: bool = False) -> str:
     """The SVG of some methods, one below the other, each with its name; bits are those of an m x n matrix.
 
-    ``tall`` puts worker, server and replica below each other, for a narrow page such as a telephone's.
+    The worker is above its replica and the server beside both; ``tall`` puts all three below each other, for a narrow
+    page such as a telephone's.
 
     >>> from signa.presets import presets
     >>> picture = diagram([("signmuon", presets.get("signmuon").method)])
@@ -66,10 +72,10 @@ def diagram(methods: Sequence[tuple[str, Method]], shape: tuple[int, int] = (768
     """
     parts, top = [], _EDGE
     for name, method in methods:
-        drawn, height = (_column if tall else _path)(name, method, shape, top)
+        drawn, height = (_column if tall else _loop)(name, method, shape, top)
         parts += drawn
         top += height + 2 * _EDGE
-    across = _BOX if tall else 3 * _BOX + 2 * _WIRE
+    across = _BOX if tall else 2 * _BOX + _WIRE
     width, height = across + 2 * _EDGE + 8, top - _EDGE
     said = "; ".join(f"{name}: {method}" for name, method in methods)
     names = ", ".join(name for name, _ in methods)
@@ -87,26 +93,26 @@ def diagram(methods: Sequence[tuple[str, Method]], shape: tuple[int, int] = (768
     )
 
 
-def _path(name: str, method: Method, shape: tuple[int, int], top: int) -> tuple[list[str], int]:
-    """One method from its gradient to its model, from left to right, and how high it is."""
-    boxes = _boxes(method)
-    tall = max(_LOW, *(_HEAD + sum(row.height for row in rows) for _, rows in boxes))
-    out, top = [_text(_EDGE, top + _LINE - 2, name, "name")], top + _LINE + 10
-    for index, (title, rows) in enumerate(boxes):
-        x = _EDGE + index * (_BOX + _WIRE)
-        out += _box(x, top, tall, title, rows, several=index != 1)
-    for index, part in enumerate(_PARTS):
-        x = _EDGE + _BOX + index * (_BOX + _WIRE)
-        start = x + (8 if index == 0 else 0)  # behind the worker's copies
-        out += _wire(start, x + _WIRE, top + tall // 2, *_labels(method, part, shape))
-    return out, _LINE + 10 + tall + 8
+def _loop(name: str, method: Method, shape: tuple[int, int], top: int) -> tuple[list[str], int]:
+    """One method from its gradient to the server, and back to its model; and how high it is."""
+    worker, server, replica = _boxes(method)
+    high, low, between = max(_LOW, _height(worker)), max(_LOW, _height(replica)), 8 + _GAP
+    low += max(0, _height(server) - high - between - low)
+    out, first = [_text(_EDGE, top + _LINE - 2, name, "name")], top + _LINE + 10
+    second, left, right = first + high + between, _EDGE + _BOX + 8, _EDGE + _BOX + _WIRE  # 8: a box's copies
+    out += _box(_EDGE, first, high, *worker, several=True)
+    out += _wire(left, right, first + high // 2, *_labels(method, "up", shape))
+    out += _box(right, first, high + between + low, *server, several=False)
+    out += _wire(right, left, second + low // 2, *_labels(method, "down", shape))
+    out += _box(_EDGE, second, low, *replica, several=True)
+    return out, second + low + 8 - top
 
 
 def _column(name: str, method: Method, shape: tuple[int, int], top: int) -> tuple[list[str], int]:
     """One method from top to bottom, and how high it is."""
     out, y = [_text(_EDGE, top + _LINE - 2, name, "name")], top + _LINE + 10
     for index, (title, rows) in enumerate(_boxes(method)):
-        height = _HEAD + sum(row.height for row in rows)
+        height = _height((title, rows))
         out += _box(_EDGE, y, height, title, rows, several=index != 1)
         y += height + 8
         if index < len(_PARTS):
@@ -117,7 +123,7 @@ def _column(name: str, method: Method, shape: tuple[int, int], top: int) -> tupl
     return out, y - top
 
 
-def _boxes(method: Method) -> list[tuple[str, list[_Row]]]:
+def _boxes(method: Method) -> list[_Box]:
     """Worker, server and replica, with what stands in them."""
     hops = {hop.address: hop for hop in method.trace()}
     worker = [_Row("gradient", _signal(hops["gradient"].signal)), *_stages(method, "worker", hops)]
@@ -126,13 +132,31 @@ def _boxes(method: Method) -> list[tuple[str, list[_Row]]]:
     return [("every worker", worker), ("server", server), ("every replica", replica)]
 
 
+def _height(box: _Box) -> int:
+    return _HEAD + sum(row.height for row in box[1])
+
+
 def _stages(method: Method, part: str, hops: dict[str, Hop]) -> list[_Row]:
     return [_row(stage, hops[address]) for address, stage in method.stages(part)]
 
 
 def _row(rule: Rule, hop: Hop) -> _Row:
     fields = _rounded(str(rule).removeprefix(rule.kind).strip("()"))
-    return _Row(rule.kind, (*textwrap.wrap(fields, _LETTERS), *_signal(hop.signal)))
+    return _Row(rule.kind, (*_lines(fields, _LETTERS), *_signal(hop.signal)))
+
+
+def _lines(text: str, letters: int) -> list[str]:
+    """A written part in lines of so many letters, broken in front of a parenthesis or behind a comma where that does.
+
+    >>> _lines("ef14(decay=0.9)(scaled_sign)", 23)
+    ['ef14(decay=0.9)', '(scaled_sign)']
+    """
+    lines = [""]
+    for piece in re.split(r"(?=\()|(?<=, )", text):
+        if len(lines[-1] + piece.rstrip()) > letters:
+            lines.append("")
+        lines[-1] += piece
+    return [short for line in lines for short in textwrap.wrap(line, letters)]
 
 
 def _rounded(text: str) -> str:
@@ -178,21 +202,21 @@ def _labels(method: Method, part: str, shape: tuple[int, int]) -> tuple[list[_La
     channel = method.up if part == "up" else method.down
     number = f"{method.bits_at(part, *shape):.4g}"
     cost = f"{number} bit{'' if number == '1' else 's'} per entry"
-    named = [(line, "mono") for line in textwrap.wrap(_rounded(str(channel)), _LETTERS - 6)]
+    named = [(line, "mono") for line in _lines(_rounded(str(channel)), _LETTERS - 6)]
     travels = [(line, "mono soft") for line in _signal(channel.message(method.before(part)))]
     return [(part, "soft"), *named, (cost, "bits")], travels
 
 
 def _wire(start: int, end: int, y: int, above: list[_Label], below: list[_Label]) -> list[str]:
-    """An arrow to the right, with its labels above and below."""
-    middle = (start + end) // 2
+    """An arrow to the right or to the left, with its labels above and below."""
+    middle, way = (start + end) // 2, 1 if end > start else -1
     out = [
         _text(middle, y - 10 - (len(above) - 1 - number) * _LINE, line, f"{style} mid")
         for number, (line, style) in enumerate(above)
     ]
     out += [
-        f'<path class="wire" d="M{start + 6} {y}H{end - 12}"/>',
-        f'<path class="tip" d="M{end - 14} {y - 5}L{end - 4} {y}L{end - 14} {y + 5}Z"/>',
+        f'<path class="wire" d="M{start + 6 * way} {y}H{end - 12 * way}"/>',
+        f'<path class="tip" d="M{end - 14 * way} {y - 5}L{end - 4 * way} {y}L{end - 14 * way} {y + 5}Z"/>',
     ]
     return [*out, *(_text(middle, y + 20 + n * _LINE, line, f"{style} mid") for n, (line, style) in enumerate(below))]
 

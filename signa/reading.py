@@ -169,7 +169,8 @@ class _Reader:
         if missing:
             return [_Found(self._problem(f"'{loc[-1]}' is missing", path, named, "", f"add '{loc[-1]}: ...'"))]
         if kind == "extra_forbidden":
-            near = closest(str(loc[-1]), _fields(_model_at(self.model, loc)))
+            fields = _fields(_model_at(self.model, loc))
+            near = closest(str(loc[-1]), fields) if fields else "it has no keys"
             because, instead = ("", near) if "?" in near else (near, "")
             return [_Found(self._problem(f"unknown key '{loc[-1]}'", (*path, KEY), named, because, instead))]
         text = next((text for kinds, text in _EXPECTED.items() if kind in kinds.split("|")), "")

@@ -218,8 +218,10 @@ def test_the_notebook_runs_without_jupyter(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_notebook_is_kept_as_the_command_writes_it() -> None:
-    """Nothing in it changes from run to run but what the cells print: no times, no ids of a session."""
-    book = json.loads(notebook.PATH.read_text(encoding="utf-8"))
+    """Nothing in it changes from run to run but what the cells print: no times, no ids of a session, no addresses."""
+    text = notebook.PATH.read_text(encoding="utf-8")
+    book = json.loads(text)
+    assert not re.search(r" at 0x[0-9a-f]+", text)
     assert set(book["metadata"]) == {"kernelspec"}
     assert [cell["id"] for cell in book["cells"]] == [f"cell-{n}" for n in range(len(book["cells"]))]
     assert not any(cell["metadata"] for cell in book["cells"])

@@ -21,7 +21,7 @@ SOURCES = {
     ".cff": "yaml",
     ".md": "markdown",
 }
-#: The width of a window below which a page has no room for a picture of three boxes: the theme's, without its columns.
+#: The width of a window below which a page has no room for two boxes and a wire: the theme's, without its columns.
 NARROW = "59.9375em"
 _FENCES = re.compile(r"^(`{3,}).*?^\1`*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s]+)(\))")

@@ -25,6 +25,9 @@ def execute(path: Path) -> None:
     ).execute()
     for number, cell in enumerate(book.cells):
         cell.id, cell.metadata = f"cell-{number}", {}
+        for output in cell.get("outputs", []):
+            if "image/svg+xml" in output.get("data", {}):
+                output.data.pop("text/plain", None)  # an address in memory, which no reader of the picture sees
     book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     path.write_text(json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -30,6 +30,7 @@ CASES = {
     "key_channel": ("yaml", GROUP + "    up: {feedbck: ef21, compressor: scaled_sign}\n"),
     "key_feedback": ("yaml", GROUP + "    up:\n      feedback: {kind: ef14, dcay: 0.5}\n      compressor: sign\n"),
     "key_compressor": ("yaml", GROUP + "    up: {kind: sign, zros: keep}\n"),
+    "key_of_nothing": ("yaml", GROUP + "    worker: [{kind: decay, lam: 0.1}, momentum]\n"),
     "key_scaling": ("yaml", FLOW + "method: muon, scaling: {kind: power, alhpa: 0.5}}\n"),
     "key_second_clip": ("yaml", GROUP + "    worker: [clip, momentum, {kind: clip, mst: 2.0}]\n"),
     "missing": ("yaml", "groups:\n  - {match: '*', method: muon}\n  - {match: '*', lr: 0.1}\n  - {}\n"),
