@@ -33,7 +33,8 @@ def test_a_fault_can_be_injected_and_its_tests_exist(row: Row) -> None:
     text = (ROOT / "signa" / row.file).read_text()
     assert text.count(row.old) == 1, f"'{row.old}' stands {text.count(row.old)} times in {row.file}: mend the row"
     assert row.new != row.old
-    ast.parse(text.replace(row.old, row.new))
+    if row.file.endswith(".py"):
+        ast.parse(text.replace(row.old, row.new))
     assert row.tests
     for test in row.tests:
         file, _, name = test.partition("::")

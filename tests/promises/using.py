@@ -7,6 +7,7 @@ from tests.promises.row import Row
 OPTIMIZER = "tests/paths/test_optimizer.py"
 CONTRACT = "tests/paths/test_contract.py"
 STATE = "tests/paths/test_contract_state.py"
+NATIVE = "tests/laws/test_native.py"
 LAWS = "tests/laws/test_laws.py"
 
 CONTRACTS = [
@@ -206,6 +207,30 @@ PARTS = [
         "return _packed(x.view(INTEGERS[x.element_size()]), _MINUS, out=out)",
         "return _packed(x.view(INTEGERS[x.element_size()]), _NOT_PLUS, out=out)",
         ("tests/laws/test_packing.py::test_words_are_packbits",),
+    ),
+    Row(
+        "the C loops of a CPU write the bits that numpy writes, on any number of threads",
+        "a threshold is left out",
+        "kernels/native.c",
+        "flags[j] = (U)((x[j] & keep) - least) <= range ? 255 : 0;",
+        "flags[j] = (U)((x[j] & keep) - least) < range ? 255 : 0; ",
+        (f"{NATIVE}::test_bits_do_not_depend_on_the_threads[2-torch.bfloat16]",),
+    ),
+    Row(
+        "no infinity or NaN of a gradient is overlooked",
+        "the last entry of a block is not looked at",
+        "kernels/native.c",
+        "for (; j < length; j++)",
+        "for (; j < length - 1; j++)",
+        (f"{NATIVE}::test_infinities_and_nan_are_found_wherever_they_are[1-torch.float32]",),
+    ),
+    Row(
+        "a step from packed signs has the bits of torch's sum",
+        "eight steps are taken the other way",
+        "kernels/native.c",
+        "*(eight##BITS *)(to + j) += ",
+        "*(eight##BITS *)(to + j) -= ",
+        (f"{NATIVE}::test_a_step_of_signs_has_the_bits_of_torch_s_sum[1-torch.float32-65]",),
     ),
     Row(
         "error feedback loses nothing (EF14)",
