@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import Problem, SpecError
+from torch import nn
+
+from .errors import Problem, SpecError, a_or_an
 from .finite import Policy
 from .optim import SignA
 from .plugin import load_plugins
@@ -14,6 +16,7 @@ from .routing import Model, Routing, torch_group
 from .sentence import Method
 from .spec import Spec, for_preset
 from .transport import Transport
+from .written import is_sentence, read_method
 
 
 def build(
@@ -27,9 +30,9 @@ def build(
     capturable: bool = False,
     plugins: Iterable[str | Path] = (),
 ) -> SignA:
-    """An optimizer for a model, from a preset's name, a Method, a spec file, a mapping or a Spec.
+    """An optimizer for a model, from a preset's name, a sentence, a Method, a spec file, a mapping or a Spec.
 
-    A preset's name (or a Method) routes nn.Embedding weights, tied weights and ``*embed*``, ``*head*``,
+    A preset's name (or a sentence, or a Method) routes nn.Embedding weights, tied weights and ``*embed*``, ``*head*``,
     ``*classifier*`` to AdamW (3e-4, no decay), everything else with two axes or more to the preset, and the rest to
     AdamW.
 
@@ -38,7 +41,7 @@ def build(
     there are: names alone decide.
 
     Args:
-        lr: the preset's learning rate; only with a name or a Method (a spec has its own).
+        lr: the preset's learning rate; only with a name, a sentence or a Method (a spec has its own).
         transport: ``Loopback(N)`` simulates N workers here, ``Group()`` is torch.distributed's ranks (build is
             collective then); none is one worker.
         seed: of the coins.
@@ -55,27 +58,25 @@ def build(
     >>> opt.bits()
     Bits(up=7.2, down=7.2, round_trip=4.444444444444445)
     """
-    plugins = list(plugins)
-    if lr is not None:
-        named = isinstance(spec, Method) or (isinstance(spec, str) and not Path(spec).suffix)
-        if not named:
-            because = "a spec gives every group its own learning rate"
-            raise SpecError(
-                [Problem("lr does not go with a spec", because=because, instead="set groups.N.lr in the spec")]
-            )
-        load_plugins(plugins)
-        spec = for_preset(spec, lr)  # type: ignore[arg-type]
-    loaded = Spec.load(spec, plugins=plugins)
+    loaded = _loaded(spec, lr, plugins, "signa.build(spec, model)")
     return SignA(model, loaded, transport=transport, seed=seed, nonfinite=nonfinite, capturable=capturable)
 
 
 def param_groups(
-    model: Model, spec: str | Path | Method | Mapping[str, Any] | Spec, *, plugins: Iterable[str | Path] = ()
+    model: Model,
+    spec: str | Path | Method | Mapping[str, Any] | Spec,
+    *,
+    lr: float | None = None,
+    plugins: Iterable[str | Path] = (),
 ) -> list[dict[str, Any]]:
     """The spec's groups as ``torch.optim`` takes them, for an optimizer of one's own: who goes where, and how fast.
 
     Each group that has parameters is a dict of ``params``, ``name``, ``lr``, ``weight_decay`` and ``signa_names``, the
     parameters' names. What the spec says besides (the method, ``scaling``, ``matrix``) is up to that optimizer.
+
+    Args:
+        lr: as in :func:`build`.
+        plugins: files of components that the spec may use; naming one runs it.
 
     Raises:
         SpecError, RoutingError, UnsupportedParameter: as :func:`build`.
@@ -86,8 +87,32 @@ def param_groups(
     ('muon', ['weight'], ['bias'])
     >>> optimizers = optim.Muon([matrices]), optim.AdamW([rest])
     """
-    filled = Routing.of(Spec.load(spec, plugins=plugins), model).filled()
-    return [torch_group(group, routes) for group, routes in filled]
+    loaded = _loaded(spec, lr, plugins, "signa.param_groups(model, spec)")
+    return [torch_group(group, routes) for group, routes in Routing.of(loaded, model).filled()]
+
+
+def _loaded(spec: Any, lr: float | None, plugins: Iterable[str | Path], call: str) -> Spec:
+    """What a caller means by a spec, with the learning rate of a name, a sentence or a Method.
+
+    Raises:
+        SpecError: it is none, or has learning rates of its own.
+    """
+    plugins = list(plugins)
+    if isinstance(spec, nn.Module):
+        raise SpecError([Problem(f"{a_or_an(type(spec).__name__)} is a model and no spec", instead=f"write {call}")])
+    if isinstance(spec, str) and is_sentence(spec):
+        load_plugins(plugins)
+        spec = read_method(spec)
+    if lr is not None:
+        named = isinstance(spec, Method) or (isinstance(spec, str) and not Path(spec).suffix)
+        if not named:
+            because = "a spec gives every group its own learning rate"
+            raise SpecError(
+                [Problem("lr does not go with a spec", because=because, instead="set groups.N.lr in the spec")]
+            )
+        load_plugins(plugins)
+        spec = for_preset(spec, lr)
+    return Spec.load(spec, plugins=plugins)
 
 
 __all__ = ["build", "param_groups"]

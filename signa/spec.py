@@ -291,7 +291,7 @@ def for_preset(method: str | Method, lr: float | None = None) -> Spec:
             raise SpecError([Problem(fault.what, because=fault.because, instead=fault.instead)]) from None
         name, rate, sentence = presets.canonical(method), preset.lr if lr is None else lr, preset.method
     if rate is None:
-        raise SpecError([Problem("a Method needs a learning rate", instead="pass lr=0.02 to signa.build")])
+        raise SpecError([Problem("a Method needs a learning rate", instead="pass lr=0.02")])
     aux = {"method": presets.get("adamw").method, "lr": 3e-4, "optional": True}
     groups = [
         {"name": "embeddings", "module": "Embedding", **aux},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import A_SPEC, AsJson, Plugins, assignment, leads, print_json, refuse_paths, stem, verb
+from .common import A_SPEC, AsJson, Plugins, assignment, counted, leads, print_json, refuse_paths, stem, verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,10 +195,11 @@ def _announced(plan: Plan, jobs: int) -> str:
     lines = [f"  {arm.name}{' (base)' if arm.name == plan.against else ''}" for arm in plan.arms[:40]]
     lines += [f"  and {len(plan.arms) - 40} more"] if len(plan.arms) > 40 else []
     widened = f", and up to {more} more where a best rate stands on an edge" if more else ""
-    tuned = f"; {plan.tune.points} rates of {', '.join(plan.tune.lr)} each" if plan.tune.points else ""
+    tuned = f"; {counted(plan.tune.points, 'rate')} of {', '.join(plan.tune.lr)} each" if plan.tune.points else ""
     seeds = ", ".join(map(str, plan.seeds))
     at_once = f", {jobs} at a time" if jobs > 1 else ""
-    return "\n".join([f"{len(plan.arms)} arms{tuned}; seeds {seeds}:", *lines, f"{runs} runs{widened}{at_once}"])
+    first = f"{counted(len(plan.arms), 'arm')}{tuned}; seeds {seeds}:"
+    return "\n".join([first, *lines, f"{counted(runs, 'run')}{widened}{at_once}"])
 
 
 def _board(say: Callable[[str], None]) -> Board:

@@ -17,6 +17,7 @@ from .common import A_SPEC, KINDS, Plugins, one_of, verb
 if TYPE_CHECKING:
     from ..rule import Registry
 
+_NAME = r"[a-z][a-z0-9_]*"  # what a spec can call a component
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -82,8 +83,11 @@ def new(
     from ..lab.records import run_named
 
     taken = _registry(kind).names()
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise typer.BadParameter(f"'{name}' is no name for specs: write it in small letters, digits and _")
+    if not re.fullmatch(_NAME, name) or keyword.iskeyword(name):
+        near = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).strip("_").lower()
+        fits = re.fullmatch(_NAME, near) and not keyword.iskeyword(near)
+        write = near if fits else "it in small letters, digits and _"
+        raise typer.BadParameter(f"'{name}' is no name for specs: write {write}")
     run_named(name)  # on Windows con.py is a device
     if name in taken:
         raise typer.BadParameter(f"the name '{name}' is taken: see signa show {name}")

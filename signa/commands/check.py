@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import A_SPEC, MODELS, AsJson, Plugins, experiment_of, laboratory, model_of, one_of, print_json, verb
+from .common import (
+    A_SPEC,
+    MODELS,
+    AsJson,
+    Plugins,
+    counted,
+    experiment_of,
+    laboratory,
+    model_of,
+    one_of,
+    print_json,
+    verb,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +113,7 @@ def _check_spec(source: str, model: str, workers: int | None, plugins: list[Path
         for line in group.method.advice(count or 1)
     ]
     report = _Report(data={"id": spec.id, "groups": len(spec.groups), "advice": advice})
-    fine = f"{source}: fine; spec {spec.id}, {len(spec.groups)} groups ({', '.join(labels(spec.groups))})"
+    fine = f"{source}: fine; spec {spec.id}, {counted(len(spec.groups), 'group')} ({', '.join(labels(spec.groups))})"
     if spec.train or section:
         whole = _id(spec, section)
         report.data["experiment"] = whole
@@ -210,7 +222,7 @@ def _stepped(spec: Any, module: nn.Module, workers: int) -> tuple[bool, str]:
         return False, f"{', '.join(wild[:3])}: not finite after {steps} steps of {count} workers"
     still = [name for name in before if before[name].numel() and torch.equal(before[name], after[name])]
     moved = f"; not moved: {', '.join(still[:3])}, of {len(still)}" if still else " and moved"
-    return True, f"{steps} steps of {count} worker{'s' if count > 1 else ''}, every parameter finite{moved}"
+    return True, f"{counted(steps, 'step')} of {counted(count, 'worker')}, every parameter finite{moved}"
 
 
 # A plug-in ------------------------------------------------------------------------------------------------------------

@@ -79,6 +79,15 @@ def verb(app: typer.Typer, example: str, name: str | None = None) -> Callable[[A
     return app.command(name, cls=_Verb, epilog=f"Example: signa {example}")
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 group``, ``2 groups``.
+
+    >>> counted(1, "group"), counted(1200, "group")
+    ('1 group', '1,200 groups')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _presets(incomplete: str) -> list[str]:
     """What a shell offers behind a half-written name: shipped presets, by their files, for torch takes seconds."""
     names = sorted(file.stem for file in (Path(__file__).parents[1] / "presets").glob("*.yaml"))

@@ -138,7 +138,7 @@ def test_check_routes_a_model(run: Terminal) -> None:
     narrow = spec("match: '0.*', method: muon, lr: 0.1")
     assert "no group takes parameter '1.weight'" in run("check", narrow, "--model", "cli_models:net", code=2)
     assert not json.loads(run("check", narrow, "--model", "cli_models:net", "--json", code=2))["ok"]
-    assert "returned a int" in run("check", "signmuon", "--model", "cli_models:no_net", code=2)
+    assert "returned an int" in run("check", "signmuon", "--model", "cli_models:no_net", code=2)
     assert "RuntimeError: no weights here" in run("check", "signmuon", "--model", "cli_models:fails", code=2)
     assert "No module named 'absent'" in run("check", "signmuon", "--model", "absent:net", code=2)
     assert "cli_models" in run("check", "signmuon", "--model", "cli_models", code=2)

@@ -410,7 +410,7 @@ def test_extras_must_match(tmp_path: Path) -> None:
         ({}, "extra 'plan' is there and not asked for: pass plan=..., or plan=None to leave it aside"),
         ({"plam": plan, "plan": plan}, "extra 'plam' is not there: it has plan, and as plain data epoch"),
         ({"plan": plan, "epoch": plan}, "extra 'epoch' was saved as plain data: leave it out"),
-        ({"plan": 3}, r"extra 'plan' is a int without load_state_dict\(\)"),
+        ({"plan": 3}, r"extra 'plan' is an int without load_state_dict\(\)"),
     ):
         refused(path, match, **given)
     assert signa.load_checkpoint(path, model, opt, plan=None) == {"step": 0, "epoch": 4}

@@ -185,7 +185,7 @@ def test_what_is_no_transport_is_named() -> None:
             signa.build("signmuon", model, transport=wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"replicate takes a model and a signa\.Group, got a Linear and a Loopback"):
         signa.replicate(model, signa.Loopback(3))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="in this order, got a Linear and a AdamW"):
+    with pytest.raises(TypeError, match="in this order, got a Linear and an AdamW"):
         signa.save_checkpoint("x", model, torch.optim.AdamW(model.parameters()))  # type: ignore[arg-type]
 
 

@@ -265,7 +265,7 @@ def test_what_makes_no_sense_is_refused_at_once(three: Path) -> None:
         DCPState(opt, on_world_change="mean")
     with pytest.raises(ValueError, match=r"must be one of error, mean, reset, remap: 'men'"):
         DCPState(opt, three, on_world_change="men")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"for a signa.SignA, got a SGD"):
+    with pytest.raises(TypeError, match=r"for a signa.SignA, got an SGD"):
         DCPState(torch.optim.SGD([torch.ones(1)], 0.1))  # type: ignore[arg-type]
     with opt.exact(), pytest.raises(StateError, match=r"DCPState.state_dict\(\) inside 'with opt.exact\(\)'"):
         DCPState(opt).state_dict()
