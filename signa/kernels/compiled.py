@@ -23,7 +23,8 @@ from typing import NamedTuple
 __all__ = ["Library", "cache", "library"]
 
 _SOURCE = Path(__file__).with_name("native.c")
-_FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-w")
+_FLAGS = ("-O3", "-shared", "-fPIC", "-w")
+_X86 = ("x86_64", "AMD64", "amd64")  # elsewhere -march=native is unknown to some compilers, or gains nothing
 _PATIENCE = 120.0  # seconds for a compiler
 _PLACE, _COUNT, _BITS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
 _WORDS = (_PLACE, *4 * (_COUNT,), _PLACE, _COUNT, *6 * (_BITS,), _COUNT)
@@ -76,8 +77,8 @@ def library() -> Library:
 def _loaded() -> ctypes.CDLL:
     """From the cache; what is not there is compiled first, and what cannot stay there is loaded from a folder that ends
     with the call."""
-    command = _command()
-    name = f"{hashlib.sha256(repr((command, _processor(), _SOURCE.read_bytes())).encode()).hexdigest()[:32]}.so"
+    commands = _commands()
+    name = f"{hashlib.sha256(repr((commands, _processor(), _SOURCE.read_bytes())).encode()).hexdigest()[:32]}.so"
     folder = cache() / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -85,11 +86,11 @@ def _loaded() -> ctypes.CDLL:
             raise PermissionError(f"others may write to {folder}")
         if not (folder / name).is_file():
             with tempfile.TemporaryDirectory(dir=folder) as made:
-                os.replace(_compiled(command, Path(made)), folder / name)  # whole, whoever else does the same
+                os.replace(_compiled(commands, Path(made)), folder / name)  # whole, whoever else does the same
         return ctypes.CDLL(str(folder / name))
     except OSError:
         with tempfile.TemporaryDirectory() as made:
-            return ctypes.CDLL(str(_compiled(command, Path(made))))
+            return ctypes.CDLL(str(_compiled(commands, Path(made))))
 
 
 def cache() -> Path:
@@ -104,15 +105,16 @@ def _own(folder: Path) -> bool:
     return there.st_uid == os.getuid() and not there.st_mode & 0o022
 
 
-def _command() -> list[str]:
-    """What compiles, but for where to."""
+def _commands() -> list[list[str]]:
+    """What compiles, but for where to, and what else would: a compiler may know OpenMP and lack its library."""
     if sys.platform == "win32":
         raise ImportError("there is no library of C loops for Windows")
     compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or shutil.which("gcc") or "clang"]
     if shutil.which(compiler[0]) is None:
         raise ImportError(f"there is no C compiler ('{compiler[0]}')")
+    alone = [*compiler, *_FLAGS, *(("-march=native",) if platform.machine() in _X86 else ()), str(_SOURCE)]
     threads = _openmp()
-    return [*compiler, *_FLAGS, *(("-fopenmp", "-Wl,--as-needed") if threads else ()), str(_SOURCE), *threads]
+    return [*([[*alone, "-fopenmp", "-Wl,--as-needed", *threads]] if threads else []), alone]
 
 
 def _openmp() -> tuple[str, ...]:
@@ -138,11 +140,11 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {sorted(told)}"
 
 
-def _compiled(command: list[str], folder: Path) -> Path:
+def _compiled(commands: Sequence[Sequence[str]], folder: Path) -> Path:
     out = folder / "native.so"
-    done = subprocess.run(
-        [*command, "-o", str(out)], capture_output=True, text=True, timeout=_PATIENCE, cwd=folder, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{shlex.join(command)}: {done.stderr.strip() or done.returncode}")
-    return out
+    for command in commands:
+        whole = [*command, "-o", str(out)]
+        done = subprocess.run(whole, capture_output=True, text=True, timeout=_PATIENCE, cwd=folder, check=False)
+        if not done.returncode:
+            return out
+    raise RuntimeError(f"{shlex.join(whole)}: {done.stderr.strip() or done.returncode}")

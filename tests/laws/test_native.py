@@ -118,11 +118,12 @@ def test_a_compiler_that_fails_is_told_of_once(new: Path, monkeypatch: Any, tmp_
     assert not list(new.iterdir()), "something is left behind"
 
 
-def test_without_openmp_one_thread_does_it(new: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("openmp", [(), ("no-such-library.so",)], ids=["none", "one that does not link"])
+def test_without_openmp_one_thread_does_it(new: Path, monkeypatch: Any, openmp: tuple[str, ...]) -> None:
     x = torch.randn(3, 100_000)
     with use("eager"):
         wanted = packing.words(x)
-    monkeypatch.setattr(compiled, "_openmp", lambda: ())
+    monkeypatch.setattr(compiled, "_openmp", lambda: openmp)
     assert again() is not None and torch.equal(packing.words(x), wanted)
 
 
