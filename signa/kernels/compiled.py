@@ -118,16 +118,18 @@ def _commands() -> list[list[str]]:
 
 
 def _openmp() -> tuple[str, ...]:
-    """The OpenMP library that torch has loaded."""
-    import torch  # noqa: F401  (with its libraries)
+    """The OpenMP library that torch has loaded: its own, where other packages have brought another."""
+    import torch
 
     try:
         mapped = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return ()
-    paths = {line.split(maxsplit=5)[5] for line in mapped if line.count("/")}
-    known = [path for path in paths if Path(path).name.startswith(("libgomp", "libiomp5", "libomp"))]
-    return (min(known),) if known else ()
+    paths = {Path(line.split(maxsplit=5)[5]) for line in mapped if line.count("/")}
+    known = [path for path in paths if path.name.startswith(("libgomp", "libiomp5", "libomp"))]
+    return tuple(
+        map(str, sorted(known, key=lambda path: (not path.is_relative_to(Path(torch.__file__).parent), path))[:1])
+    )
 
 
 def _processor() -> str:
