@@ -28,6 +28,7 @@ Choice = Literal["auto", "eager", "triton", "native"]
 """``auto``: Triton on a GPU and C on a CPU where they have shown that they work. ``eager``: torch and numpy.
 ``triton``: Triton on a GPU, or an error that says why not. ``native``: C on a CPU, or an error that says why not."""
 
+_CHOICES: tuple[str, ...] = get_args(Choice)
 #: What is compiled for a device, by its type, and what that takes.
 KINDS = {"cuda": "triton", "cpu": "native"}
 _NEEDS = {
@@ -93,8 +94,8 @@ def _chosen() -> str:
 
 
 def _known(choice: str, where: str) -> str:
-    if choice not in get_args(Choice):
-        raise Fault(f"{where} has no '{choice}'", instead=f"write one of {', '.join(get_args(Choice))}")
+    if choice not in _CHOICES:
+        raise Fault(f"{where} has no '{choice}'", instead=f"write one of {', '.join(_CHOICES)}")
     return choice
 
 
