@@ -24,6 +24,7 @@ from tests.lab.tiny import found, signa, tiny, words
 ROOT = Path(__file__).parents[2]
 PAYLOAD = ("ranks", "payload_sent", "payload_received", "payload_bits_up", "payload_bits_down")
 EVERY = ("--steps", "8", "--set", "train.checkpoint_every=4", "--set", "train.timeout=60")
+HANGS = 300  # seconds; a busy machine takes 60 for what takes 8 on an idle one
 Patch = pytest.MonkeyPatch
 Said = pytest.CaptureFixture[str]
 
@@ -41,7 +42,7 @@ def loss(self, model, worker, step):
         if os.environ["HOW"] == "bug":
             raise ZeroDivisionError("a bug")
         if os.environ["HOW"] == "sleep":
-            time.sleep(12)
+            time.sleep(30)
         return real(self, model, worker, step) * float("nan")
     return real(self, model, worker, step)
 
@@ -58,7 +59,7 @@ def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
     """`torchrun --nproc-per-node=2 -m signa ...`."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "signa"]
     env = environment(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
-    return subprocess.run([*launcher, *command], capture_output=True, text=True, env=env, timeout=100, check=False)
+    return subprocess.run([*launcher, *command], capture_output=True, text=True, env=env, timeout=HANGS, check=False)
 
 
 def pair(*command: str, **env: str) -> list[tuple[int, str, str]]:
@@ -76,7 +77,7 @@ def pair(*command: str, **env: str) -> list[tuple[int, str, str]]:
         for rank in range(2)
     ]  # fmt: skip
     try:
-        said = [process.communicate(timeout=60) for process in started]
+        said = [process.communicate(timeout=HANGS) for process in started]
     finally:
         for process in started:
             process.kill()
@@ -128,20 +129,24 @@ def test_a_dead_rank_is_named_and_its_run_goes_on_in_one_process(monkeypatch: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "first", "second"),
+    ("how", "timeout", "first", "second"),
     [
-        ("bug", r"rank 0: error: .*rank 1 stopped: ZeroDivisionError: a bug.*\n", r"(?s)Traceback.*: a bug\n"),
-        ("nan", *[r"rank {}: error: the training loss is nan at step 8 of 8: .*\n"] * 2),
+        ("bug", 60, r"rank 0: error: .*rank 1 stopped: ZeroDivisionError: a bug.*\n", r"(?s)Traceback.*: a bug\n"),
+        ("nan", 60, *[r"rank {}: error: the training loss is nan at step 8 of 8: .*\n"] * 2),
         (
             "sleep",
-            r"rank 0: error: CollectiveTimeout: .*no answer for 3.0 s in step 6, .*no sign of life from rank 1: .*\n",
+            12,
+            r"rank 0: error: CollectiveTimeout: .*no answer for 12.0 s in step 6, .*no sign of life from rank 1: .*\n",
             "",
         ),
     ],
 )
-def test_every_rank_says_in_one_line_why_it_ends(tmp_path: Path, how: str, first: str, second: str) -> None:
+def test_every_rank_says_in_one_line_why_it_ends(
+    tmp_path: Path, how: str, timeout: int, first: str, second: str
+) -> None:
+    """With time to spare: on a busy machine a rank may stand for seconds in a step before the one that counts."""
     (tmp_path / "ending.py").write_text(ENDING)
-    plugin = ("--plugin", str(tmp_path / "ending.py"), "--workers", "3", "--set", "train.timeout=3")
+    plugin = ("--plugin", str(tmp_path / "ending.py"), "--workers", "3", "--set", f"train.timeout={timeout}")
     (code, _, err), (other, _, told) = pair(*words(tmp_path, *EVERY, *plugin), HOW=how, PYTHONWARNINGS="ignore")
     lines = [line for line in err.splitlines(keepends=True) if "Advice" not in line and not line.startswith("  ")]
     assert code == 1 and re.fullmatch(first.format(0), "".join(lines)), err

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from signa.lab.verify import verify as replayed
-from tests.lab.test_launched import environment, torchrun
+from tests.lab.test_launched import HANGS, environment, torchrun
 from tests.lab.tiny import words
 
 
 def verify(run: Path, *more: str) -> tuple[int, dict[str, Any]]:
     """Exit status and verdict of `signa verify RUN --json`, in a process with one thread, as the ranks had."""
     command = [sys.executable, "-m", "signa", "verify", str(run), "--json", *more]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=HANGS, check=False)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)
 

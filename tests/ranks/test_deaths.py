@@ -15,7 +15,7 @@ import signa
 from signa import errors
 from signa.transport.ranks import Ranks
 from tests.ranks.cases import build, fingerprint, parameters, plain, step
-from tests.ranks.worlds import Ended, processes
+from tests.ranks.worlds import Ended, processes, within
 
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")
 TIMEOUT = 1.5
@@ -80,7 +80,7 @@ def lives(r: int, arguments: dict[str, Any], say: Say, how: str, when: str, exch
         say(facts)
 
 
-def check(ended: list[Ended], allowed: set[str], seconds: float = TIMEOUT + 2) -> list[dict[str, Any]]:
+def check(ended: list[Ended], allowed: set[str]) -> list[dict[str, Any]]:
     """The survivors met one error, in time, and ended by themselves at once."""
     survivors = [rank for number, rank in enumerate(ended) if number != 1]
     told = [next((word for word in rank.said if isinstance(word, dict)), {}) for rank in survivors]
@@ -88,8 +88,8 @@ def check(ended: list[Ended], allowed: set[str], seconds: float = TIMEOUT + 2) -
     assert [rank.code for rank in survivors] == [0] * len(survivors), ended
     assert len({facts["error"] for facts in told}) == 1 and told[0]["error"] in allowed, ended
     for rank, facts in zip(survivors, told, strict=True):
-        assert facts["seconds"] < seconds, ended
-        assert rank.seconds < 3, ended
+        assert facts["seconds"] < TIMEOUT + within(2), ended
+        assert rank.seconds < within(3), ended
     return told
 
 
@@ -146,7 +146,7 @@ def test_the_host_of_the_store_hangs() -> None:
     assert [rank.code for rank in ended] == [None, 0, 0], ended
     for rank in ended[1:]:
         kind, seconds = rank.said[0]
-        assert kind == "CollectiveTimeout" and seconds < TIMEOUT + 2, ended
+        assert kind == "CollectiveTimeout" and seconds < TIMEOUT + within(2), ended
 
 
 def uncaught(r: int, arguments: dict[str, Any], say: Say) -> None:
@@ -161,4 +161,4 @@ def uncaught(r: int, arguments: dict[str, Any], say: Say) -> None:
 
 def test_who_catches_nothing_ends_with_an_exit_code() -> None:
     ended = processes(2, uncaught, timeout=TIMEOUT)
-    assert [rank.code for rank in ended] == [1, -9] and ended[0].seconds < TIMEOUT + 3, ended
+    assert [rank.code for rank in ended] == [1, -9] and ended[0].seconds < TIMEOUT + within(3), ended

@@ -17,7 +17,7 @@ from signa import errors
 from tests.paths.write_points import Disk, watched
 from tests.ranks.cases import SMALL, SOURCE, build, fingerprint, parameters, plain, step
 from tests.ranks.test_deaths import CODES, TIMEOUT, at_call, die
-from tests.ranks.worlds import processes
+from tests.ranks.worlds import processes, within
 
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")
 Say = Callable[[Any], None]
@@ -82,7 +82,7 @@ def dies(how: str, moment: str, folder: Path) -> None:
         facts = rank.said[1]
         assert rank.code == 0 and facts["error"] == ("CollectiveTimeout" if how == "stop" else "PeerLost"), ended
         assert f"rank {victim}" in facts["text"] and facts["again"] == 2, ended
-        assert facts["seconds"] < TIMEOUT + 2 and rank.seconds < 3, ended
+        assert facts["seconds"] < TIMEOUT + within(2) and rank.seconds < within(3), ended
     visible = sorted(path.name for path in folder.glob("step-*"))
     renamed = moment == "behind the new name"
     assert visible == ["step-00000001", *["step-00000002"] * renamed]

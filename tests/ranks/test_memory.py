@@ -16,6 +16,7 @@ from signa.transport import loopback as here
 from signa.transport import pool
 from tests.ranks.cases import loopback, parameters, plain, ranks, same, spec
 from tests.ranks.methods import METHODS, plugged
+from tests.ranks.worlds import within
 
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,7 @@ def test_a_thousand_workers_of_a_hundred_thousand_parameters(state: str, bytes_:
     found = json.loads(done.stdout)
     entries = 1024 * 4 * 160**2
     assert 0.9 * bytes_ * entries < found["bytes"] < (bytes_ + 1 / 8) * entries + 400 * 2**20, found
-    assert found["seconds"] < 60, found
+    assert found["seconds"] < within(60), found
 
 
 def test_a_thousand_workers_of_a_small_model() -> None:

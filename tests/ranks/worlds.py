@@ -7,6 +7,7 @@ killed, stopped and left; the store then lives in the parent, as torchrun's does
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -19,6 +20,12 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+
+
+def within(seconds: float) -> float:
+    """What so many seconds of work may take on this machine now: longer, where more wants to run than it has cores."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
 
 Rank = Callable[[int, dict[str, Any]], Any]
 """f(rank, arguments): ``signa.Group(**arguments, ...)`` joins the world."""
