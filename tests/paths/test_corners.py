@@ -100,7 +100,7 @@ def test_an_error_in_a_closure_comes_as_it_is_and_the_optimizer_goes_on() -> Non
 
 
 def test_a_registry_takes_classes_that_have_a_name() -> None:
-    with pytest.raises(RegistryError, match=r"is not a LMO: derive from it"):
+    with pytest.raises(RegistryError, match=r"is not an LMO: derive from it"):
         lmos.register(int)  # type: ignore[type-var]
     with pytest.raises(RegistryError, match=r'Nameless has no name: give it a field kind: Literal\["name"\]'):
         compressors.register(type("Nameless", (Compressor,), {"__annotations__": {"kind": str}, "kind": "two words"}))
