@@ -10,7 +10,8 @@ import argparse
 import torch
 from torch import Tensor
 
-from signa.lmo.newton_schulz import SCHEDULES, exact_polar, orthogonalise
+from signa.lmo.newton_schulz import exact_polar, orthogonalise
+from signa.lmo.schedules import SCHEDULES
 
 
 def spectra(m: int, n: int, seed: int) -> dict[str, Tensor]:

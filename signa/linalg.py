@@ -5,12 +5,13 @@ The last two axes are the matrix (m, n), leading axes are batch. Nothing here sy
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from threading import Lock
 
 import torch
 from torch import Tensor
 
-__all__ = ["column_sum", "ieee_products", "matrix_sum", "power_of_two_scale", "row_sum", "strips"]
+__all__ = ["column_sum", "ieee_products", "matrix_sum", "power_of_two_scale", "product_dtype", "row_sum", "strips"]
 
 # Terms added in one go. Below 32,768 terms torch never splits one sum over threads, whatever its output looks like;
 # 32 is also one CUDA warp. Against one plain sum this costs 1.2-1.7x of a memory-bound call (docs/numerics.md).
@@ -104,6 +105,27 @@ def power_of_two_scale(
         for part, target in strips(x, out) if axes == (-2, -1) else [(x, out)]:
             torch.div(part, power, out=target)
     return out, torch.where(largest > 0, exponent - 1, torch.zeros_like(exponent))
+
+
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What holds the entries of matrices whose products are to be as those of a dtype: itself, or float32.
+
+    A CPU that does not multiply two bytes an entry is made to by a loop, ten to forty times as slowly as it multiplies
+    float32. Terms are added in float32 either way, so factors that lie in the dtype, multiplied in float32, give its
+    products once the caller has rounded them.
+
+    >>> product_dtype(torch.float64, torch.device("cpu")), product_dtype(torch.bfloat16, torch.device("cuda"))
+    (torch.float64, torch.bfloat16)
+    """
+    if dtype.itemsize > 2 or device.type != "cpu" or (dtype == torch.bfloat16 and _multiplies_bfloat16()):
+        return dtype
+    return torch.float32
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    """Whether oneDNN has products of bfloat16 for this CPU: from AVX-512 on, and with ARM's bf16."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _Precision:

@@ -14,7 +14,7 @@ from .compressors import compressors
 from .errors import Problem, RegistryError, SpecError
 from .feedback import feedbacks
 from .lmo import lmos
-from .lmo.newton_schulz import SCHEDULES
+from .lmo.schedules import SCHEDULES
 from .presets.registry import Preset, presets
 from .routing import Routing
 from .rule import Registry, Rule, closest, plain

@@ -8,7 +8,7 @@ from typing import Any
 
 import signa
 from signa.errors import Fault
-from signa.lmo.newton_schulz import SCHEDULES
+from signa.lmo.schedules import SCHEDULES
 from signa.presets import Preset
 from signa.scaling import Scaling
 from signa.show import Entry, catalogue, describe, dump_yaml
@@ -168,7 +168,7 @@ def _schedule(entry: Entry) -> list[str]:
         table(("step", "a", "b", "c"), rows),
         *_spectrum(entry),
         "## Source",
-        f"{prose(schedule.source)}. In the code: [signa/lmo/newton_schulz.py](repo:signa/lmo/newton_schulz.py).",
+        f"{prose(schedule.source)}. In the code: [signa/lmo/schedules.py](repo:signa/lmo/schedules.py).",
     ]
 
 

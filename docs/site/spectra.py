@@ -123,7 +123,7 @@ def _preset(preset: signa.presets.Preset) -> View:
 
 
 def _iteration(schedule: object) -> View:
-    from signa.lmo.newton_schulz import SCHEDULES
+    from signa.lmo.schedules import SCHEDULES
 
     name = next(name for name, known in SCHEDULES.items() if known is schedule)
     x = gradient()

@@ -13,7 +13,7 @@ from ..errors import Advice
 from ..lab.records import environment
 from ..lab.refusal import refusal
 from ..lmo import Spectral
-from ..lmo.newton_schulz import SCHEDULES
+from ..lmo.schedules import SCHEDULES
 from ..rule import closest
 from .contest import Act, Case, Contestant, Row, contest, figure, ratio, row
 from .floors import Floor, Rates

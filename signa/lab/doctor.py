@@ -17,6 +17,7 @@ from .. import __version__
 from ..building import build
 from ..errors import SignaError
 from ..kernels import VARIABLE, name_for
+from ..linalg import product_dtype
 from ..transport import Loopback
 from ..transport.launch import backends
 from .datasets import bpe, cifar, mnist
@@ -71,7 +72,9 @@ def _versions() -> list[Finding]:
 
 
 def _devices() -> list[Finding]:
-    found = [Finding("devices", "cpu", True, torch.backends.cpu.get_cpu_capability())]
+    held = str(product_dtype(torch.bfloat16, torch.device("cpu"))).removeprefix("torch.")
+    cpu = f"{torch.backends.cpu.get_cpu_capability()}, multiplies bfloat16 in {held}"
+    found = [Finding("devices", "cpu", True, cpu)]
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         found.append(Finding("devices", f"cuda:{index}", True, f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"))

@@ -6,171 +6,26 @@ power of two comes out the same, bit for bit. What that asks of the products was
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from ..linalg import column_sum, ieee_products, matrix_sum, power_of_two_scale, row_sum, strips
+from ..linalg import column_sum, ieee_products, matrix_sum, power_of_two_scale, product_dtype, row_sum, strips
 from ..scratch import own
+from .schedules import Normalisation, Row
 
-__all__ = ["SCHEDULES", "Row", "Schedule", "exact_polar", "leading_pair", "orthogonalise", "polar_express", "rows"]
+__all__ = ["exact_polar", "leading_pair", "orthogonalise"]
 
-Row: TypeAlias = tuple[float, float, float]
-Normalisation: TypeAlias = Literal["schatten4", "frobenius", "aol"]
 _Dtype: TypeAlias = torch.dtype | None
 
 _SIDE = 32  # both sides are padded to a multiple of it: ragged ones take another path in a stack than alone
 _TINY = 16  # if both are no longer than this, they are padded to it: there is only one path
 _WIDTH = 320  # inner products up to this, or up to the side, are the same under 1 and 16 threads; longer ones are not
 _GROUP = 1 << 19  # entries done together by each thread of a CPU: they stay in its cache; no bit depends on it
-
-
-def _best_quintic(lower: float, upper: float) -> Row:
-    """The odd quintic p that minimises max |1 - p(x)| over lower <= x <= upper, by Remez exchange.
-
-    p(x) = x q(x^2), so p(x_i) = 1 -+ error at four alternating points says which values the quadratic q takes there:
-    its third divided difference vanishes, which gives the error, and Newton's form gives q.
-    """
-    if lower > (1 - 5e-6) * upper:  # the exchange loses its digits; this is its limit
-        return 15 / 8 / upper, -10 / 8 / upper**3, 3 / 8 / upper**5
-    left, right, error = (3 * lower + upper) / 4, (lower + 3 * upper) / 4, 0.0
-    while True:
-        points = (lower, left, right, upper)
-        t0, t1, t2, t3 = (x * x for x in points)
-        weights = (
-            1 / ((t0 - t1) * (t0 - t2) * (t0 - t3)),
-            1 / ((t1 - t0) * (t1 - t2) * (t1 - t3)),
-            1 / ((t2 - t0) * (t2 - t1) * (t2 - t3)),
-            1 / ((t3 - t0) * (t3 - t1) * (t3 - t2)),
-        )
-        terms = [w / x for w, x in zip(weights, points)]
-        before, error = error, sum(terms) / (terms[0] - terms[1] + terms[2] - terms[3])
-        q0, q1, q2 = (1 - error) / lower, (1 + error) / left, (1 - error) / right
-        slope = (q1 - q0) / (t1 - t0)
-        c = ((q2 - q1) / (t2 - t1) - slope) / (t2 - t0)
-        b = slope - c * (t0 + t1)
-        a = q0 - b * t0 - c * t0**2
-        if error < before + 1e-15:  # it rises to the optimum, quadratically
-            return a, b, c
-        root = math.sqrt(9 * b * b - 20 * a * c)  # p' = a + 3 b x^2 + 5 c x^4
-        left, right = math.sqrt((-3 * b - root) / (10 * c)), math.sqrt((-3 * b + root) / (10 * c))
-
-
-def _scaled(row: Row, by: float) -> Row:
-    """The coefficients of p(x / by)."""
-    return row[0] / by, row[1] / by**3, row[2] / by**5
-
-
-def polar_express(
-    lower: float, steps: int, *, cushion: float, safety: float, safety_inside: bool = False
-) -> tuple[Row, ...]:
-    """Polar Express: step k is the odd quintic that is optimal for where step k-1 left the singular values.
-
-    They start in [lower, 1]; step k maps [l, u] to [l', 2 - l'], and the next quintic is made for that. All rows but
-    the last take x / safety for x, so that rounding cannot throw a value past the interval's end.
-
-    Args:
-        lower: the smallest singular value that is to reach 1.
-        steps: how many rows.
-        cushion: each quintic is optimal on [max(l, cushion * u), u], then rescaled so that p(l) + p(u) = 2 on the true
-            interval: smaller values rise a little slower, the others do not stray.
-        safety: 1.01 says that a singular value may exceed its bound by one per cent.
-        safety_inside: False: the recursion knows nothing of the safety, the finished rows are rescaled. True: each
-            rescaled row is what the recursion goes on from (so its interval starts lower), as the published code does.
-
-    Source: arXiv 2505.16932, Algorithm 1 and its section on finite precision.
-
-    >>> [round(value, 4) for value in polar_express(1e-3, 6, cushion=0.02407327424182761, safety=1.01)[-1]]
-    [1.8913, -1.268, 0.3768]
-    """
-    table: list[Row] = []
-    upper, inside = 1.0, safety if safety_inside else 1.0
-    for step in range(steps):
-        a, b, c = _best_quintic(max(lower, cushion * upper), upper)
-        centre = 2 / sum(a * x + b * x**3 + c * x**5 for x in (lower, upper))
-        a, b, c = _scaled((a * centre, b * centre, c * centre), inside if step < steps - 1 else 1.0)
-        table.append((a, b, c))
-        lower = a * lower + b * lower**3 + c * lower**5
-        upper = 2 - lower
-    return (*(_scaled(row, safety / inside) for row in table[:-1]), *table[-1:])
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """One (a, b, c) a step, for x <- a x + b x^3 + c x^5, and the norm that brings the singular values under 1.
-
-    >>> len(SCHEDULES["polar6"].coefficients), SCHEDULES["jordan5"].normalisation
-    (6, 'frobenius')
-    """
-
-    coefficients: tuple[Row, ...]
-    normalisation: Normalisation
-    source: str
-
-
-SCHEDULES: dict[str, Schedule] = {
-    "polar6": Schedule(
-        polar_express(1e-3, 6, cushion=0.02407327424182761, safety=1.01),
-        "schatten4",
-        "arXiv 2505.16932; cushion and safety from the 8-row table of numerics.md",
-    ),
-    "polar5": Schedule(
-        polar_express(1e-3, 5, cushion=0.02, safety=1.02, safety_inside=True),
-        "schatten4",
-        "arXiv 2505.16932; as shipped in modded-nanogpt record 40, which normalises by 1.02 times the Frobenius norm",
-    ),
-    "jordan5": Schedule(
-        ((3.4445, -4.7750, 2.0315),) * 5,
-        "frobenius",
-        "https://kellerjordan.github.io/posts/muon; torch.optim.Muon",
-    ),
-    "quintic5": Schedule(
-        (
-            (4.0848, -6.8946, 2.9270),
-            (3.9505, -6.3029, 2.6377),
-            (3.7418, -5.5913, 2.3037),
-            (2.8769, -3.1427, 1.2046),
-            (2.8366, -3.0525, 1.2012),
-        ),
-        "schatten4",
-        "You Jiacheng's per-step quintics for the nanoGPT speedrun ('YOU')",
-    ),
-    "cubic5": Schedule(
-        (
-            (3.3656576, -3.3420992, 0.0),
-            (2.5744352, -1.4957376, 0.0),
-            (2.5368962, -1.4312570, 0.0),
-            (2.4418906, -1.2764040, 0.0),
-            (2.2230472, -0.9630650, 0.0),
-        ),
-        "schatten4",
-        "numerics.md; two products a step instead of three",
-    ),
-    "turbo4": Schedule(
-        (
-            _scaled((4.0098, -7.0585, 2.4635), 1 / 0.85),  # bare, it is below 0 from 0.884 on, and 1 would go to -1
-            (3.4585, -5.5479, 2.5959),
-            (2.7573, -3.2939, 1.4254),
-            (2.7215, -3.0494, 1.3169),
-        ),
-        "aol",
-        "arXiv 2512.04632 (Turbo-Muon); coefficients of numerics.md, of which the first takes 0.85 x",
-    ),
-}
-
-
-def rows(coefficients: Sequence[Row], steps: int) -> tuple[Row, ...]:
-    """The first `steps` rows of a table; its last row repeats beyond the end.
-
-    >>> rows(((3.0, -4.0, 2.0), (1.875, -1.25, 0.375)), 3)
-    ((3.0, -4.0, 2.0), (1.875, -1.25, 0.375), (1.875, -1.25, 0.375))
-    """
-    return tuple(coefficients[min(step, len(coefficients) - 1)] for step in range(steps))
 
 
 def orthogonalise(
@@ -184,7 +39,7 @@ def orthogonalise(
     Law: the module's, measured on a CPU; a square matrix and its transpose agree up to rounding only.
 
     Args:
-        coefficients: rows (a, b, c), as in `SCHEDULES` or from `polar_express` or `rows`.
+        coefficients: rows (a, b, c), as in `SCHEDULES` or from `polar_express` or `rows` (`signa.lmo.schedules`).
         normalisation: x / ||x||_F, or x / (sum of sigma^4)^(1/4), which is tighter and costs no product: it is the
             Frobenius norm of the first A. `aol` divides each row i of the smaller side by (sum_j |A_ij|)^(1/2): every
             sigma is then at most 1 and most are near it, so that four steps do, but towards the polar factor of the
@@ -204,18 +59,23 @@ def orthogonalise(
     matrices = x.detach().reshape(-1, *x.shape[-2:])
     result = torch.empty_like(matrices, dtype=out, memory_format=torch.contiguous_format)
     whole, place = (matrices.mT, result.mT) if x.shape[-2] > x.shape[-1] else (matrices, result)
-    step = _fused if dtype.itemsize == 2 else _plain
+    step = partial(_fused, dtype) if dtype.itemsize == 2 else _plain
     with ieee_products(x.device):
         for part, target in zip(_groups(whole), _groups(place)):
             X, A = _normalised(part, normalisation, dtype)
-            Y, Q = _blocks("Y", part, dtype), _like("Q", A)
+            Y, Q = _blocks("Y", part, X[0].dtype), _like("Q", A)
             for at, (a, b, c) in enumerate(coefficients):
-                A = gram(X, out=A) if at else A
+                A = gram(X, dtype, out=A) if at else A
                 step(X, A, a, b, c, Q, out=Y)
                 X, Y = Y, X
             for strip, columns in _columns(target, X):
                 strip.copy_(columns)
     return result.view(x.shape)
+
+
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x, each entry rounded in place to what a dtype holds."""
+    return x if x.dtype.itemsize <= dtype.itemsize else x.copy_(_like("rounded", x, dtype).copy_(x))
 
 
 def _groups(x: Tensor) -> Sequence[Tensor]:
@@ -252,10 +112,12 @@ def _columns(x: Tensor, blocks: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
         first += block.shape[-1]
 
 
-def _put(x: Tensor, blocks: Sequence[Tensor]) -> None:
-    """x into blocks; what is beyond it stays."""
+def _put(x: Tensor, blocks: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """x into blocks, rounded to a dtype; what is beyond it stays."""
     for columns, part in _columns(x, blocks):
         part.copy_(columns)
+    for block in blocks:
+        _rounded(block, dtype)
 
 
 def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
@@ -263,26 +125,26 @@ def _normalised(x: Tensor, normalisation: Normalisation, dtype: torch.dtype) -> 
     m, n = x.shape[-2:]
     unit = _like("unit", x, torch.promote_types(x.dtype, torch.float32))
     power_of_two_scale(x, out=unit)
-    X = _blocks("X", x, dtype)
+    X = _blocks("X", x, product_dtype(dtype, x.device))
     if _padded(m, n) != (m, n):
         for block in X:
             block.zero_()
-    _put(unit, X)
+    _put(unit, X, dtype)
     if normalisation == "frobenius":
         # Rounded first, over a rounded norm: torch.optim.Muon's own bits up to n = 320.
         norm = _nonzero(_norm(X).to(dtype))
         for block in X:
-            block.div_(norm)
-        return X, gram(X)
-    A = gram(X)
+            _rounded(block.div_(norm), dtype)
+        return X, gram(X, dtype)
+    A = gram(X, dtype)
     wide = _like("wide", A, unit.dtype).copy_(A)
     if normalisation == "aol":
         row = _nonzero(row_sum(wide.abs()))  # (B, m, 1), padding included
-        _put(unit.div_(row[:, :m].sqrt()), X)
-        return X, A.copy_(wide.div_(row.sqrt() * row.mT.sqrt()))
+        _put(unit.div_(row[:, :m].sqrt()), X, dtype)
+        return X, _rounded(A.copy_(wide.div_(row.sqrt() * row.mT.sqrt())), dtype)
     fourth = _nonzero(_norm([wide]))
-    _put(unit.div_(fourth.sqrt()), X)  # from the unrounded entries: rounded once, not twice
-    return X, A.copy_(wide.div_(fourth))
+    _put(unit.div_(fourth.sqrt()), X, dtype)  # from the unrounded entries: rounded once, not twice
+    return X, _rounded(A.copy_(wide.div_(fourth)), dtype)
 
 
 def _norm(blocks: Sequence[Tensor]) -> Tensor:
@@ -299,10 +161,10 @@ def _nonzero(norm: Tensor) -> Tensor:
     return torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
-def gram(X: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
+def gram(X: Sequence[Tensor], dtype: torch.dtype, *, out: Tensor | None = None) -> Tensor:
     """X X^T, (B, m, m), of X (B, m, n) in blocks of columns, whose products are added in float32 or wider, in order.
 
-    Into ``out``, or scratch that is the caller's until the next one asks for it.
+    Rounded to ``dtype``, into ``out``, or scratch that is the caller's until the next one asks for it.
     """
     B, m, _ = X[0].shape
     A = own("newton_schulz.A", (B, m, m), X[0].dtype, X[0].device) if out is None else out
@@ -312,7 +174,7 @@ def gram(X: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
             A.baddbmm_(block, block.mT)
         else:
             A.add_(_product(block, out=_like("Q", A)))
-    return A
+    return _rounded(A, dtype)
 
 
 def _product(X: Tensor, *, out: Tensor) -> Tensor:
@@ -320,11 +182,29 @@ def _product(X: Tensor, *, out: Tensor) -> Tensor:
     return torch.bmm(X, X.mT if X.dtype.itemsize == 2 else _like("mT", X.mT).copy_(X.mT), out=out)
 
 
-def _fused(X: Sequence[Tensor], A: Tensor, a: float, b: float, c: float, Q: Tensor, *, out: Sequence[Tensor]) -> None:
+def _fused(
+    dtype: torch.dtype,
+    X: Sequence[Tensor],
+    A: Tensor,
+    a: float,
+    b: float,
+    c: float,
+    Q: Tensor,
+    *,
+    out: Sequence[Tensor],
+) -> None:
     """a X + (b A + c A^2) X with each sum rounded once: 1.5 to 5.5 times less error in bfloat16 than summed apart."""
-    left, scale = (torch.baddbmm(A, A, A, beta=b, alpha=c, out=Q), 1.0) if c else (A, b)
+    left, scale = (_sum(dtype, A, b, A, A, c, out=Q), 1.0) if c else (A, b)
     for block, target in zip(X, out, strict=True):
-        torch.baddbmm(block, left, block, beta=a, alpha=scale, out=target)
+        _sum(dtype, block, a, left, block, scale, out=target)
+
+
+def _sum(dtype: torch.dtype, x: Tensor, b: float, left: Tensor, right: Tensor, c: float, *, out: Tensor) -> Tensor:
+    """b x + c (left right), rounded once to a dtype."""
+    if x.dtype == dtype:
+        return torch.baddbmm(x, left, right, beta=b, alpha=c, out=out)
+    torch.bmm(left, right, out=out)  # a fused sum in float32 has other bits under 2 threads than under 1
+    return _rounded(out.mul_(c).add_(torch.mul(x, b, out=_like("term", x))), dtype)
 
 
 def _plain(X: Sequence[Tensor], A: Tensor, a: float, b: float, c: float, Q: Tensor, *, out: Sequence[Tensor]) -> None:
@@ -366,10 +246,10 @@ def leading_pair(x: Tensor, squarings: int) -> Tensor:
             X = part.new_zeros(len(part), *_padded(m, n))
             X[:, :m, :n] = power_of_two_scale(part)[0]
             blocks = _blocks("X", part, X.dtype)
-            _put(X, blocks)
-            A = gram(blocks)
+            _put(X, blocks, X.dtype)
+            A = gram(blocks, X.dtype)
             for _ in range(squarings):
-                A = gram([power_of_two_scale(A)[0]])
+                A = gram([power_of_two_scale(A)[0]], X.dtype)
             at = A.diagonal(dim1=-2, dim2=-1).argmax(-1)
             u = _unit(A.gather(-1, at[:, None, None].expand(-1, A.shape[-1], 1)))  # (B, m, 1)
             v = _unit(column_sum(X * u))  # (B, 1, n)

@@ -13,7 +13,8 @@ from ..rule import Count, Flag, Frozen, Positive, Real, Share, closest
 from ..signal import SQRT_MIN, Norm
 from ..stage import Context, State
 from .base import LMO, lmos
-from .newton_schulz import SCHEDULES, Normalisation, exact_polar, orthogonalise, polar_express, rows
+from .newton_schulz import exact_polar, orthogonalise
+from .schedules import SCHEDULES, Normalisation, polar_express, rows
 
 #: The slowest row of all, (1.5, -0.5, 0), brings a singular value of 1e-16 to 1 in 96 steps; who needs more wants
 #: ``exact``, and a table is made when a spec is read.
@@ -24,7 +25,7 @@ Steps = Annotated[Count, Field(le=MOST_STEPS)]
 class PolarExpress(Frozen):
     """Coefficients to be generated: optimal odd quintics for singular values in [lower, 1].
 
-    Source: arXiv 2505.16932, Algorithm 1. See :func:`signa.lmo.newton_schulz.polar_express`.
+    Source: arXiv 2505.16932, Algorithm 1. See :func:`signa.lmo.schedules.polar_express`.
     """
 
     lower: Share = 1e-3

@@ -32,7 +32,7 @@ from signa.compressors import compressors as compressor_registry
 from signa.feedback import EF14, EF21, Feedback, feedbacks
 from signa.kernels import use
 from signa.lmo import L1, LMO, Column, Frobenius, Linf, Nuclear, Row, Spectral, lmos
-from signa.lmo.newton_schulz import SCHEDULES as NAMED
+from signa.lmo.schedules import SCHEDULES as NAMED
 from signa.rule import Rule
 from signa.scaling import scalings
 from signa.signal import SQRT_MN, Norm, Signal

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import signa
 from signa.linalg import column_sum, matrix_sum, power_of_two_scale, row_sum
-from signa.lmo.newton_schulz import SCHEDULES, Row, exact_polar, leading_pair, orthogonalise, polar_express, rows
+from signa.lmo.newton_schulz import exact_polar, leading_pair, orthogonalise
+from signa.lmo.schedules import SCHEDULES, Row, polar_express, rows
 
 # The two published tables of Polar Express coefficients: numerics.md, and modded-nanogpt record 40.
 EIGHT = (
@@ -73,6 +74,13 @@ def restored_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[True, False], ids=["multiplied", "in float32"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """bfloat16 as on a CPU that multiplies it, and as on one that does not, whichever this is."""
+    monkeypatch.setattr("signa.linalg._multiplies_bfloat16", lambda: request.param)
+    return bool(request.param)
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -286,6 +294,27 @@ def test_stacked_is_alone_under_one_or_two_threads(shape: tuple[int, int], name:
         for part in (0, slice(0, 1), slice(2, 4), slice(0, 3), slice(None)):
             out = orthogonalise(x[part], table, normalisation=normalisation, dtype=dtype)
             assert torch.equal(out, expected[part]), (threads, part)
+
+
+@pytest.mark.parametrize("shape", [(65, 129), (16, 16), (31, 1000), (128, 512)])
+def test_bfloat16_is_stacked_as_alone_in_both_ways(shape: tuple[int, int], either_way: bool) -> None:
+    test_stacked_is_alone_under_one_or_two_threads(shape, "polar6", torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_bfloat16_in_float32_rounds_where_bfloat16_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both add in float32 and round once a sum; their orders differ, so now and then the last bit does."""
+    g, found = draw(3, 48, 700), {}
+    for known in (True, False):
+        monkeypatch.setattr("signa.linalg._multiplies_bfloat16", lambda known=known: known)
+        found[known] = run(g, name, torch.bfloat16)
+        assert torch.equal(found[known], found[known].bfloat16().float())
+        one = orthogonalise(g, ((1.0, 0.0, 0.0),), normalisation="frobenius", dtype=torch.bfloat16)
+        assert torch.equal(one, one.bfloat16().float())
+    exact = torch.stack([textbook(one, name) for one in g])
+    error = {known: torch.linalg.matrix_norm(out - exact).mean() for known, out in found.items()}
+    assert error[False] < 1.1 * error[True], "no more rounding error than where products are of bfloat16"
+    assert error[False] > 10 * torch.linalg.matrix_norm(run(g, name) - exact).mean(), "and no less: it is bfloat16"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

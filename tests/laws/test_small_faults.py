@@ -21,7 +21,8 @@ from signa.compressors import ScaledSign, compressors
 from signa.errors import Fault
 from signa.feedback import EF14, EF21, Feedback, NoFeedback, feedbacks
 from signa.lmo import lmos
-from signa.lmo.newton_schulz import SCHEDULES, exact_polar
+from signa.lmo.newton_schulz import exact_polar
+from signa.lmo.schedules import SCHEDULES
 from signa.signal import SQRT_MN, Signal
 from signa.testing import context, sample
 
