@@ -16,7 +16,7 @@ from .kernels import native_for
 from .kernels.image import FLOATS
 
 _SMALL = 1 << 14  # entries
-_KIND = attrgetter("shape", "dtype", "device")
+_KIND, _DTYPE = attrgetter("shape", "dtype", "device"), attrgetter("dtype")
 
 Policy = Literal["abstain", "raise", "skip", "ignore"]
 
@@ -28,15 +28,16 @@ def first_nonfinite(gradients: Sequence[Tensor | None]) -> int | None:
     A sum is not finite where an entry is not, and costs a fraction of isfinite on every entry; a finite tensor whose
     sum overflows is told apart by a second look. A CPU's loops look at the exponents.
     """
-    there = [(index, grad) for index, grad in enumerate(gradients) if grad is not None]
-    if not there or _all_finite([grad for _, grad in there]):
+    there = [grad for grad in gradients if grad is not None]
+    if not there or _all_finite(there):
         return None
-    return next((index for index, grad in there if not bool(grad.isfinite().all())), None)
+    odd = (index for index, grad in enumerate(gradients) if grad is not None and not bool(grad.isfinite().all()))
+    return next(odd, None)
 
 
 def _all_finite(gradients: Sequence[Tensor]) -> bool:
     """Whether all of these are, at least one."""
-    native, kinds = native_for(gradients[0].device), {grad.dtype for grad in gradients}
+    native, kinds = native_for(gradients[0].device), set(map(_DTYPE, gradients))
     for dtype in kinds:
         alike = gradients if len(kinds) == 1 else [grad for grad in gradients if grad.dtype == dtype]
         loop = native and dtype in FLOATS and native.reads(alike)

@@ -3,7 +3,7 @@
 The last two axes are the matrix (m, n), leading axes are batch. Nothing here synchronises with the host.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from threading import Lock
@@ -11,7 +11,16 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-__all__ = ["column_sum", "ieee_products", "matrix_sum", "power_of_two_scale", "product_dtype", "row_sum", "strips"]
+__all__ = [
+    "by_singular_values",
+    "column_sum",
+    "ieee_products",
+    "matrix_sum",
+    "power_of_two_scale",
+    "product_dtype",
+    "row_sum",
+    "strips",
+]
 
 # Terms added in one go. Below 32,768 terms torch never splits one sum over threads, whatever its output looks like;
 # 32 is also one CUDA warp. Against one plain sum this costs 1.2-1.7x of a memory-bound call (docs/numerics.md).
@@ -105,6 +114,26 @@ def power_of_two_scale(
         for part, target in strips(x, out) if axes == (-2, -1) else [(x, out)]:
             torch.div(part, power, out=target)
     return out, torch.where(largest > 0, exponent - 1, torch.zeros_like(exponent))
+
+
+def by_singular_values(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """U change(S) V^T of each matrix U S V^T, `(..., m, n)` in float64: its singular values S (..., min(m, n)) changed.
+
+    Law: stacked as alone. LAPACK's and MKL's last bits depend on where in memory a matrix begins (seen with AVX2), so
+    on a CPU each is given a place of its own. They may depend on the threads, too.
+
+    >>> by_singular_values(torch.tensor([[3.0, 0.0], [0.0, -2.0]]), lambda S: S.clamp(max=1))
+    tensor([[ 1.,  0.],
+            [ 0., -1.]], dtype=torch.float64)
+    """
+
+    def changed(wide: Tensor) -> Tensor:
+        U, S, Vh = torch.linalg.svd(wide, full_matrices=False)
+        return torch.bmm(U * change(S).unsqueeze(-2), Vh)
+
+    wide = x.detach().reshape(-1, *x.shape[-2:]).to(torch.float64)
+    parts = map(Tensor.clone, wide.split(1)) if x.device.type == "cpu" else [wide]
+    return torch.cat([changed(part) for part in parts]).view(x.shape)
 
 
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .kernels import one_pass_for
-from .kernels.image import INTEGERS
+from .kernels.image import INTEGERS, signs_of_bytes
 from .scratch import own
 
 __all__ = [
@@ -162,9 +162,7 @@ def _pack_by_torch(x: Tensor, test: Test, out: Tensor, scratch: Tensor) -> None:
 @lru_cache(maxsize=64)
 def _table(device: torch.device) -> Tensor:
     """For every byte its eight signs, a byte each, in one int64."""
-    byte = torch.arange(256, device=device).unsqueeze(1)
-    bits = (byte >> torch.arange(8, device=device)) & 1
-    return (bits * 2 - 1).to(torch.int8).view(torch.int64).view(-1)
+    return signs_of_bytes().view(torch.int64).view(-1).to(device)
 
 
 def signs(packed: Tensor, length: int, dtype: torch.dtype, *, out: Tensor | None = None) -> Tensor:

@@ -31,17 +31,22 @@ class Scratch:
     def __init__(self, kept: int | None = None) -> None:
         self._kept = kept
         self._held: dict[tuple[str, torch.device], Tensor] = {}
+        self._lent: dict[tuple[str, torch.device], Tensor] = {}  # the last one: most ask for the same again
 
     def take(self, name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """A contiguous tensor."""
-        size = prod(shape) * dtype.itemsize
-        held = self._held.get((name, device))
-        if held is None or len(held) < size:
-            with torch.inference_mode(False):  # else nothing could be written to it outside of that mode
+        key = name, device
+        lent = self._lent.get(key)
+        if lent is not None and lent.shape == shape and lent.dtype == dtype:
+            return lent
+        size, held = prod(shape) * dtype.itemsize, self._held.get(key)
+        with torch.inference_mode(False):  # else nothing could be written to it outside of that mode
+            if held is None or len(held) < size:
                 held = torch.empty(size, dtype=torch.uint8, device=device)
-            if type(held) is Tensor and (self._kept is None or size <= self._kept):  # none of a tracer's
-                self._held[name, device] = held
-        return held[:size].view(dtype).view(*shape)
+            lent = held[:size].view(dtype).view(*shape)
+        if type(held) is Tensor and (self._kept is None or size <= self._kept):  # none of a tracer's
+            self._held[key], self._lent[key] = held, lent
+        return lent
 
 
 class _Own(threading.local):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
+from operator import attrgetter
 from typing import Concatenate, ParamSpec
 
 import torch
@@ -31,6 +32,7 @@ from .transport.matrices import Matrices
 COMPUTE = {torch.float64: torch.float64}
 """Dtypes that are computed in as they are; every other one is computed, and its state kept, in float32."""
 
+_DTYPE = attrgetter("dtype")
 _SMALL = 1 << 14  # entries of a parameter
 _PIECE = 1 << 18  # entries of a direction that are unpacked at a time: they are still in the cache when they are added
 
@@ -265,7 +267,7 @@ class Stack:
         """
         shape, out = self._shape, None
         every = [x if shape is not None else self.routes[i].layout.matrices(x) for i, x in tensors]
-        if all(x.dtype == self.dtype for x in every):
+        if set(map(_DTYPE, every)) == {self.dtype}:
             device, size = every[0].device, (len(every), *every[0].shape)
             out = own("stack.joined", size, self.dtype, device) if again else every[0].new_empty(size)
             if (native := native_for(device)) and native.reads(every):
@@ -319,22 +321,25 @@ class Stack:
         part.keep()
 
     def _moved(self, step: Step, came: Matrices, only: Sequence[int], ctx: Context) -> bool:
-        """Take the step on the parameters themselves, without copying them here and back, if they are the matrices.
-
-        Many small ones are copied faster than they are looked at one by one.
-        """
-        if self.probe is not None or self.per * self.m * self.n < _SMALL:
+        """Take the step on the parameters themselves, without copying them here and back, if they are the matrices."""
+        if self.probe is not None or (models := self._models(only)) is None:
             return False
-        parameters = {i: self.parameters[i].detach() for i in only}
-        own = [(p, self.routes[i].layout.matrices(p)) for i, p in parameters.items()]
-        if any(p.dtype != self.dtype or x.data_ptr() != p.data_ptr() or not x.is_contiguous() for p, x in own):
-            return False
-        models, words = [x.view(self.per, -1) for _, x in own], came.words
-        if words is not None and all(map(partial(step.signed, ctx=ctx), words.split(self.per), models)):
+        words = came.words
+        if words is not None and step.signed(words, models, ctx):
             return True
+        if self.per * self.m * self.n < _SMALL:  # many small ones are copied faster than they are stepped one by one
+            return False
         for place, first, x in came.pieces(self.per, _PIECE):
-            step(x, {"x": models[place].view(-1)[first : first + len(x)]}, ctx)
+            step(x, {"x": models[place].detach().view(-1)[first : first + len(x)]}, ctx)
         return True
+
+    def _models(self, only: Sequence[int]) -> list[Tensor] | None:
+        """The parameters, where they are computed in and their entries lie as their matrices' do."""
+        parameters = [self.parameters[i] for i in only]
+        if parameters[0].dtype != self.dtype or not all(map(Tensor.is_contiguous, parameters)):
+            return None
+        alike = self._shape is not None or all(self.routes[i].layout.in_order for i in only)
+        return parameters if alike else None
 
     def settle(self, *, keep: bool) -> None:
         """What send and serve have written to copies of the state is kept, or dropped."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -119,8 +119,9 @@ class Stage(Rule):
         """The next signal for one who reads it once: perhaps in a narrower dtype, which has the same values."""
         return self(x, state, ctx)
 
-    def signed(self, words: Tensor, x: Tensor, ctx: Context) -> bool:
-        """The same for a direction of signs, words (R, W) of bits, if its state is x (R, L), which is written to.
+    def signed(self, words: Tensor, models: Sequence[Tensor], ctx: Context) -> bool:
+        """The same for a direction of signs, words (R, W) of bits, if its state is what lies in these tensors of one
+        dtype and size, one behind the other, which are written to.
 
         Returns:
             False where nothing was done: unpack them, and call.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["FLOATS", "INTEGERS", "Image", "image_of"]
+__all__ = ["FLOATS", "INTEGERS", "Image", "image_of", "signs_of_bytes"]
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 """Those whose infinity is all ones in the exponent and nothing else."""
@@ -35,3 +35,13 @@ def image_of(dtype: torch.dtype) -> Image:
     integer = INTEGERS[dtype.itemsize]
     plus, minus, infinity = torch.tensor([1.0, -1.0, torch.inf], dtype=dtype).view(integer).tolist()
     return Image(plus, minus, infinity, torch.iinfo(integer).max)
+
+
+def signs_of_bytes() -> torch.Tensor:
+    """For every byte its eight signs (256, 8) int8, least significant bit first.
+
+    >>> signs_of_bytes()[5].tolist()
+    [1, -1, 1, -1, -1, -1, -1, -1]
+    """
+    bits = torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1
+    return (2 * bits - 1).to(torch.int8)

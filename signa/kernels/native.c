@@ -131,25 +131,36 @@ KIND(uint16_t, 16)
 KIND(uint32_t, 32)
 KIND(uint64_t, 64)
 
-/* x + step or x - step, as the bits of rows (R, L) say; for every byte of them the table (256, 8) has the steps. */
+/* x + step or x - step, as the bits of rows (R, L) say, of which every model has so many; for every byte of them the
+ * table (256, 8) has the steps. */
 #define FLOAT(F, BITS)                                                                                                  \
     typedef F eight##BITS __attribute__((vector_size(8 * sizeof(F)), aligned(sizeof(F)), may_alias));                   \
                                                                                                                         \
-    void add##BITS(const uint64_t *words, count down, count rows, count length, const F *table, F *x, count threads)    \
+    void add##BITS(const uint64_t *words, count down, count rows, count length, const F *table,                         \
+                   F *const *models, count per, count threads)                                                          \
     {                                                                                                                   \
-        const count wide = (length + WORD - 1) / WORD;                                                                  \
+        const count wide = (length + WORD - 1) / WORD, total = rows * wide;                                             \
         SHARED()                                                                                                        \
-        for (count at = 0; at < rows * wide; at++) {                                                                    \
-            const count row = at / wide, first = at % wide * WORD, entries = least_of(length - first, WORD);            \
-            uint64_t word = words[row * down + at % wide];                                                              \
-            F *to = x + row * length + first;                                                                           \
-            for (int line = 0; line < WORD; line += 64 / (int)sizeof(F))                                                \
-                __builtin_prefetch((const char *)(to + line) + AHEAD);                                                  \
-            count j = 0;                                                                                                \
-            for (; j + 8 <= entries; j += 8, word >>= 8)                                                                \
-                *(eight##BITS *)(to + j) += *(const eight##BITS *)(table + 8 * (word & 255));                           \
-            for (const F *step = table + 8 * (word & 255); j < entries; j++)                                            \
-                to[j] += *step++;                                                                                       \
+        for (count thread = 0; thread < threads; thread++) {                                                            \
+            const count end = total * (thread + 1) / threads;                                                           \
+            for (count at = total * thread / threads; at < end;) {                                                      \
+                const count row = at / wide;                                                                            \
+                count first = at % wide;                                                                                \
+                const count last = least_of(wide, first + end - at);                                                    \
+                F *x = models[row / per] + row % per * length;                                                          \
+                for (; first < last; first++, at++) {                                                                   \
+                    const count entries = least_of(length - first * WORD, WORD);                                        \
+                    uint64_t word = words[row * down + first];                                                          \
+                    F *to = x + first * WORD;                                                                           \
+                    for (int line = 0; line < WORD; line += 64 / (int)sizeof(F))                                        \
+                        __builtin_prefetch((const char *)(to + line) + AHEAD);                                          \
+                    count j = 0;                                                                                        \
+                    for (; j + 8 <= entries; j += 8, word >>= 8)                                                        \
+                        *(eight##BITS *)(to + j) += *(const eight##BITS *)(table + 8 * (word & 255));                   \
+                    for (const F *step = table + 8 * (word & 255); j < entries; j++)                                    \
+                        to[j] += *step++;                                                                               \
+                }                                                                                                       \
+            }                                                                                                           \
         }                                                                                                               \
     }
 

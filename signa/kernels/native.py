@@ -12,15 +12,17 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .compiled import library
-from .image import image_of
+from .image import image_of, signs_of_bytes
 
 __all__ = ["add", "finite", "gather", "pack", "reads", "signed", "unpack"]
 
 KIND = "native"
 
-_PLAIN, _ON_CPU = frozenset({Tensor, torch.nn.Parameter}), attrgetter("is_cpu")
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+_ON_CPU, _DTYPE = attrgetter("is_cpu"), attrgetter("dtype")
 _ALONE = 1 << 16
 """Bytes: with fewer, one thread is done before a second one has started."""
 
@@ -37,15 +39,15 @@ def signed(x: Tensor, sign: Tensor, there: Tensor) -> bool:
     Returns:
         Whether all are: ``there`` is left as it was.
     """
-    top = _sign_bit(x)
-    opinion = (top - 1, 1, image_of(x.dtype).infinity)
-    sure = _words(x, sign, (top, 0, 0), opinion)
+    image = image_of(x.dtype)
+    opinion = (image.size, 1, image.infinity)
+    sure = _words(x, sign, (image.size + 1, 0, 0), opinion)
     if not sure:
         _words(x, there, opinion)
     return sure
 
 
-def _sign_bit(x: Tensor) -> int:
+def _sign_bit(x: Tensor) -> int:  # of floats, or of their integers
     return 1 << (8 * x.element_size() - 1)
 
 
@@ -65,32 +67,32 @@ def unpack(words: Tensor, out: Tensor) -> None:
     library().unpack[size](words.data_ptr(), 8 * len(words), table.data_ptr(), out.data_ptr(), threads)
 
 
-def add(words: Tensor, x: Tensor, step: float) -> None:
-    """x (R, L), contiguous floats, plus step where the bit in words (R, W) is set, else minus step: the bits of
-    ``x.add_(signs, alpha=step)``."""
-    (rows, length), threads = x.shape, _threads(x.numel() * x.element_size())
-    steps = _table(x.dtype) * step
-    call = library().add[x.element_size()]
-    call(words.data_ptr(), words.stride(0), rows, length, steps.data_ptr(), x.data_ptr(), threads)
+def add(words: Tensor, models: Sequence[Tensor], step: float) -> None:
+    """Contiguous floats of one dtype and size, which the rows of words (R, W) are shared out to, plus step where the
+    bit is set, else minus step: the bits of ``x.add_(signs, alpha=step)``."""
+    increment_version(models)  # as every operation of torch's that writes
+    rows, dtype, places = len(words), models[0].dtype, _addresses(models)
+    per, entries = rows // len(models), len(models) * models[0].numel()
+    steps, threads = _table(dtype) * step, _threads(entries * dtype.itemsize)
+    call = library().add[dtype.itemsize]
+    call(words.data_ptr(), words.stride(0), rows, entries // rows, steps.data_ptr(), _place(places), per, threads)
 
 
 @lru_cache(maxsize=16)
 def _table(dtype: torch.dtype) -> Tensor:
-    """For every byte its eight signs (256, 8)."""
-    bits = torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1
-    return (2 * bits - 1).to(dtype)
+    return signs_of_bytes().to(dtype)
 
 
 def reads(blocks: Sequence[Tensor]) -> bool:
-    """Whether these are nothing but contiguous memory of a CPU, of one dtype: what :func:`finite` and :func:`gather`
-    may be given."""
+    """Whether these are nothing but contiguous memory of a CPU, of one dtype: what :func:`finite`,
+    :func:`gather` and :func:`add` may be given."""
     plain = _PLAIN.issuperset(map(type, blocks)) and all(map(Tensor.is_contiguous, blocks))
-    return plain and len({block.dtype for block in blocks}) == 1 and all(map(_ON_CPU, blocks))
+    return plain and len(set(map(_DTYPE, blocks))) == 1 and all(map(_ON_CPU, blocks))
 
 
 def finite(blocks: Sequence[Tensor]) -> bool:
     """Whether no entry is infinite or NaN in contiguous tensors of one floating dtype, at least one."""
-    dtype, lengths = blocks[0].dtype, array("q", [block.numel() for block in blocks])
+    dtype, lengths = blocks[0].dtype, array("q", map(Tensor.numel, blocks))
     threads, starts = _threads(sum(lengths) * dtype.itemsize), _addresses(blocks)
     call = library().finite[dtype.itemsize]
     return bool(call(_place(starts), _place(lengths), len(blocks), image_of(dtype).infinity, threads))
@@ -103,7 +105,7 @@ def gather(blocks: Sequence[Tensor], out: Tensor) -> None:
 
 
 def _addresses(blocks: Sequence[Tensor]) -> array[int]:
-    return array("q", [block.data_ptr() for block in blocks])
+    return array("q", map(Tensor.data_ptr, blocks))
 
 
 def _place(numbers: array[int]) -> int:

@@ -27,5 +27,14 @@ def prove(kernels: Any, device: torch.device) -> None:
     if hasattr(kernels, "fair"):
         found.append(kernels.fair(x, torch.full((2, 1), 0b10010, device=device)))
         wanted.append([[1, 1, -1, -1, 1, 1], [0] * 6])
+    if hasattr(kernels, "gather"):
+        one, other = x.unbind()
+        joined, models = torch.zeros(2, 6), [torch.zeros(6), torch.ones(6)]
+        kernels.gather([other, one], joined)
+        kernels.add(sign, models, 0.5)
+        finite = torch.tensor([kernels.finite([other, other]), kernels.finite([other, one])])
+        found += [joined.view(torch.int32), *models, finite]
+        wanted += [x.flip(0).view(torch.int32).tolist(), [0.5, -0.5, 0.5, -0.5, 0.5, 0.5]]
+        wanted += [[1.5, 0.5, 1.5, 1.5, 1.5, 1.5], [True, False]]
     if [each.tolist() for each in found] != wanted:
         raise ArithmeticError("a kernel does not write the bits that torch writes")

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from ..linalg import column_sum, ieee_products, matrix_sum, power_of_two_scale, product_dtype, row_sum, strips
+from ..linalg import (
+    by_singular_values,
+    column_sum,
+    ieee_products,
+    matrix_sum,
+    power_of_two_scale,
+    product_dtype,
+    row_sum,
+    strips,
+)
 from ..scratch import own
 from .schedules import Normalisation, Row
 
@@ -51,6 +60,7 @@ def orthogonalise(
     Source: Jordan et al., https://kellerjordan.github.io/posts/muon; the normalisations from A: arXiv 2512.04632
     (Turbo-Muon); that `aol` bounds sigma by 1: arXiv 2208.03160, Theorem 1 (AOL).
 
+    >>> from signa.lmo.schedules import SCHEDULES
     >>> table = SCHEDULES["polar6"].coefficients
     >>> orthogonalise(torch.tensor([[3.0, 0.0], [0.0, -2.0]]), table, normalisation="schatten4", dtype=torch.float32)
     tensor([[ 1.0003,  0.0000],
@@ -274,6 +284,5 @@ def exact_polar(x: Tensor) -> Tensor:
     tensor([[1., 0.],
             [0., 0.]])
     """
-    U, S, Vh = torch.linalg.svd(x.detach().reshape(-1, *x.shape[-2:]).to(torch.float64), full_matrices=False)
-    kept = max(x.shape[-2:]) * torch.finfo(x.dtype).eps * S[..., :1] < S
-    return torch.bmm(U * kept.unsqueeze(-2), Vh).view(x.shape).to(x.dtype)
+    least = max(x.shape[-2:]) * torch.finfo(x.dtype).eps
+    return by_singular_values(x, lambda S: (least * S[..., :1] < S).to(S.dtype)).to(x.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -46,15 +47,15 @@ class Step(Stage):
         # Both round once, alike: alpha takes no tensor.
         return model.addcmul_(x, size.to(model.dtype)) if isinstance(size, Tensor) else model.add_(x, alpha=size)
 
-    def signed(self, words: Tensor, x: Tensor, ctx: Context) -> bool:
+    def signed(self, words: Tensor, models: Sequence[Tensor], ctx: Context) -> bool:
         """One pass over the model, where a CPU has a loop for it and the step is a number."""
-        size, native = -ctx.lr * ctx.scale, native_for(x.device)
+        size, native = -ctx.lr * ctx.scale, native_for(models[0].device)
         caution = self.decay == "cautious" and ctx.weight_decay
-        if native is None or isinstance(size, Tensor) or caution:
+        if native is None or isinstance(size, Tensor) or caution or not native.reads(models):
             return False
         if ctx.weight_decay:
-            x.mul_(1 - ctx.lr * ctx.weight_decay)
-        native.add(words, x, size)
+            torch._foreach_mul_(list(models), 1 - ctx.lr * ctx.weight_decay)
+        native.add(words, models, size)
         return True
 
     def signal(self, s: Signal) -> Signal:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..linalg import column_sum, matrix_sum, power_of_two_scale, row_sum
+from ..linalg import by_singular_values, column_sum, matrix_sum, power_of_two_scale, row_sum
 from ..rule import Positive
 from ..signal import Role, Signal
 from ..stage import Context, Stage, State, stages
@@ -73,10 +73,8 @@ class Project(Stage):
 
     def _clipped(self, x: Tensor) -> Tensor:
         """x less what its singular values have above the radius."""
-        wide = x.reshape(-1, *x.shape[-2:]).double()
-        U, S, Vh = torch.linalg.svd(wide, full_matrices=False)
-        excess = (S - self.radius).clamp(min=0)
-        return (wide - torch.bmm(U * excess.unsqueeze(-2), Vh)).view(x.shape).to(x.dtype)
+        excess = by_singular_values(x, lambda S: (S - self.radius).clamp(min=0))
+        return (x.double() - excess).to(x.dtype)
 
     def signal(self, s: Signal) -> Signal:
         """The model."""

@@ -98,7 +98,7 @@ def _stage_signed(rule: Stage, x: Tensor) -> None:
     for decay in (0.0, 0.1):
         ctx, found = context(range(5), weight_decay=decay), model.clone()
         wanted = rule(direction, {"x": model.clone()}, ctx)
-        if rule.signed(words(direction.flatten(-2)), found.flatten(-2), ctx):
+        if rule.signed(words(direction.flatten(-2)), list(found), ctx):
             _same(found, wanted, "signed() has another model than a call")
         else:
             _same(found, model, "signed() does nothing, as it says, but has written to the model")

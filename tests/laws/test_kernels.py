@@ -198,7 +198,7 @@ def test_gradients_are_let_go(device: torch.device) -> None:
 @pytest.fixture
 def loads(monkeypatch: Any) -> Iterator[SimpleNamespace]:
     """Stands for every module of kernels, on a GPU that need not be there; ``error`` is raised when it is tried."""
-    stand_in = SimpleNamespace(error=None, tried=0, kind=None)
+    stand_in = SimpleNamespace(error=None, tried=0, KIND=None)
 
     def prove(module: Any, device: torch.device) -> None:
         module.tried += 1
@@ -206,7 +206,7 @@ def loads(monkeypatch: Any) -> Iterator[SimpleNamespace]:
             raise module.error
 
     def load(kind: str) -> SimpleNamespace:
-        stand_in.kind = kind
+        stand_in.KIND = kind
         if isinstance(stand_in.error, ImportError):
             raise stand_in.error
         return stand_in
@@ -227,7 +227,7 @@ BOTH = pytest.mark.parametrize(("device", "kind"), [(GPU, "triton"), (CPU, "nati
 def test_a_device_gets_its_kernels_unless_they_are_left_out(
     loads: SimpleNamespace, monkeypatch: Any, device: torch.device, kind: Any
 ) -> None:
-    assert one_pass_for(device) is loads and one_pass_for(device) is loads and loads.tried == 1 and loads.kind == kind
+    assert one_pass_for(device) is loads and one_pass_for(device) is loads and loads.tried == 1 and loads.KIND == kind
     with use("eager"):
         assert one_pass_for(device) is None
         with use(kind):
@@ -250,9 +250,9 @@ def test_a_device_has_one_kind(loads: SimpleNamespace, monkeypatch: Any) -> None
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     for choice in ("auto", "eager"):
         with use(choice):
-            assert one_pass_for(CPU) is (loads if choice == "auto" else None) and loads.kind != "triton"
+            assert one_pass_for(CPU) is (loads if choice == "auto" else None) and loads.KIND != "triton"
     with use("triton"):
-        assert one_pass_for(CPU) is loads and loads.kind == "triton" and native_for(CPU) is None
+        assert one_pass_for(CPU) is loads and loads.KIND == "triton" and native_for(CPU) is None
 
 
 @BOTH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -242,11 +243,11 @@ class WrongStep(Step):
     def __call__(self, x: Tensor, state: State, ctx: Context) -> Tensor:
         return super().__call__(2 * x if self.how == "inherits" else x, state, ctx)
 
-    def signed(self, words: Tensor, x: Tensor, ctx: Context) -> bool:
+    def signed(self, words: Tensor, models: Sequence[Tensor], ctx: Context) -> bool:
         if self.how == "pretends":
-            x.add_(1.0)
+            models[0].add_(1.0)
             return False
-        return super().signed(words, x, ctx)
+        return super().signed(words, models, ctx)
 
 
 @pytest.mark.parametrize("how", ["inherits", "pretends"])

@@ -135,12 +135,15 @@ def test_processes_that_start_together_all_find_it(new: Path) -> None:
     assert len(list(new.iterdir())) == 1
 
 
-@pytest.mark.parametrize("loop", ["words", "unpack"])
+@pytest.mark.parametrize("loop", compiled.Library._fields)
 def test_the_proof_notices_a_wrong_bit(loop: str, monkeypatch: Any) -> None:
     from signa.kernels import native
 
+    def broken(*_: Any) -> int:
+        return 1
+
     prove(native, CPU)
-    wrong = compiled.library()._replace(**{loop: dict.fromkeys((1, 2, 4, 8), lambda *_: 1)})
+    wrong = compiled.library()._replace(**{loop: broken if loop == "gather" else dict.fromkeys((1, 2, 4, 8), broken)})
     monkeypatch.setattr(native, "library", lambda: wrong)
     with pytest.raises(ArithmeticError):
         prove(native, CPU)
@@ -220,9 +223,32 @@ def test_a_step_of_signs_has_the_bits_of_torch_s_sum(threads: int, dtype: torch.
     for step in (1e-3, -0.1, 3e38, 0.0, 1e-45):
         found, wanted = around.clone(), around.clone()
         with use("native"):
-            one_pass_for(CPU).add(packed, found[1:4], step)
+            one_pass_for(CPU).add(packed, [found[1:4]], step)
         wanted[1:4].add_(packing.signs(packed, length, dtype), alpha=step)
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("per", [1, 2])
+def test_a_step_goes_to_models_wherever_they_lie(threads: int, per: int) -> None:
+    models, packed = [torch.randn(per, 100) for _ in range(7)], packing.words(torch.randn(7 * per, 100))
+    wanted = [model.clone() for model in models]
+    with use("native"):
+        one_pass_for(CPU).add(packed, models, 0.1)
+    for model, words in zip(wanted, packed.split(per), strict=True):
+        model.add_(packing.signs(words, 100, torch.float32), alpha=0.1)
+    assert all(map(torch.equal, models, wanted))
+
+
+@pytest.mark.parametrize("shape", [(3, 130, 131), (16, 16)])
+@pytest.mark.parametrize("choice", ["eager", "native"])
+def test_autograd_sees_that_a_step_has_written(choice: Any, shape: tuple[int, ...]) -> None:
+    with use(choice):
+        p = torch.nn.Parameter(torch.randn(shape))
+        opt, y = signa.build("signsgd", {"p": p}.items(), lr=0.1), (p * p).sum()
+        y.backward(retain_graph=True)
+        opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
 
 
 @pytest.mark.parametrize("decay", ["decoupled", "cautious"])
