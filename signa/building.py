@@ -97,11 +97,11 @@ def _loaded(spec: Any, lr: float | None, plugins: Iterable[str | Path], call: st
     Raises:
         SpecError: it is none, or has learning rates of its own.
     """
-    plugins = list(plugins)
     if isinstance(spec, nn.Module):
         raise SpecError([Problem(f"{a_or_an(type(spec).__name__)} is a model and no spec", instead=f"write {call}")])
+    plugins = list(plugins)
+    load_plugins(plugins)
     if isinstance(spec, str) and is_sentence(spec):
-        load_plugins(plugins)
         spec = read_method(spec)
     if lr is not None:
         named = isinstance(spec, Method) or (isinstance(spec, str) and not Path(spec).suffix)
@@ -110,7 +110,6 @@ def _loaded(spec: Any, lr: float | None, plugins: Iterable[str | Path], call: st
             raise SpecError(
                 [Problem("lr does not go with a spec", because=because, instead="set groups.N.lr in the spec")]
             )
-        load_plugins(plugins)
         spec = for_preset(spec, lr)
     return Spec.load(spec, plugins=plugins)
 

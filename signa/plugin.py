@@ -46,10 +46,17 @@ def _run(path: Path, name: str) -> None:
         raise _failure(path, error) from error
 
 
+def innermost(error: BaseException, path: str | Path) -> traceback.FrameSummary | None:
+    """The last place in a file that an error came through, if it came through it."""
+    file = Path(path).resolve()
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() == file]
+    return frames[-1] if frames else None
+
+
 def _failure(path: Path, error: BaseException) -> SpecError:
     """The error at the plug-in's own line."""
-    inside = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())]
-    line, column, text = (inside[-1].lineno or 0, 1, inside[-1].line or "") if inside else (0, 1, "")
+    frame = innermost(error, path)
+    line, column, text = (frame.lineno or 0, 1, frame.line or "") if frame else (0, 1, "")
     if isinstance(error, SyntaxError):
         line, column, text = error.lineno or 0, error.offset or 1, (error.text or "").rstrip()
     what = f"the plug-in failed: {type(error).__name__}: {getattr(error, 'msg', error)}"

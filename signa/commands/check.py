@@ -230,6 +230,7 @@ def _stepped(spec: Any, module: nn.Module, workers: int) -> tuple[bool, str]:
 
 def _check_plugins(plugins: list[Path]) -> _Report:
     """Put every component that the plug-ins register to the laws of its sort, and to the trials."""
+    from ..errors import Problem, SpecError
     from ..plugin import load_plugins
     from ..show import catalogue
 
@@ -237,10 +238,12 @@ def _check_plugins(plugins: list[Path]) -> _Report:
     before = {(entry.sort, entry.name) for entry in catalogue(more=more)}
     load_plugins(plugins)
     new = [entry for entry in catalogue(more=more) if (entry.sort, entry.name) not in before]
+    if not new:
+        what = f"{', '.join(map(str, plugins))}: no component is registered there, so there is nothing to check"
+        raise SpecError([Problem(what, instead="put @signa.lmos.register, or that of another sort, above the class")])
     found = [{"sort": entry.sort, "name": entry.name, **_held(entry, entry.sort in more)} for entry in new]
     text = [f"{item['name']} ({item['sort']}): {item['what']}" for item in found]
-    ok = all(item["ok"] for item in found)
-    return _Report(ok, {"components": found}, text or [f"{', '.join(map(str, plugins))}: registers nothing"])
+    return _Report(all(item["ok"] for item in found), {"components": found}, text)
 
 
 def _held(entry: Entry, lawless: bool) -> dict[str, Any]:
@@ -251,6 +254,8 @@ def _held(entry: Entry, lawless: bool) -> dict[str, Any]:
     if lawless or not isinstance(entry.item, type):
         said = "registered; there are no laws of its sort" if lawless else "composes"
         return {"ok": True, "what": said}
+    if missing := sorted(getattr(entry.item, "__abstractmethods__", ())):
+        return {"ok": False, "what": f"lacks {' and '.join(missing)}: write {'it' if len(missing) == 1 else 'them'}"}
     try:
         rule = entry.item()
     except (SpecError, ValueError, TypeError) as error:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from ..compressors import Compressor
 from ..errors import a_or_an
 from ..feedback import Feedback
 from ..lmo import LMO, Frobenius, Spectral
+from ..plugin import innermost
 from ..rule import Rule
 from ..scaling import Scaling
 from ..stage import Stage
@@ -99,7 +101,8 @@ def check_component(
     same under any number of threads.
 
     Raises:
-        AssertionError: with the component, the law or trial, the matrix (shape, dtype and seed), and what went wrong.
+        AssertionError: with the component, the law or trial, the matrix (shape, dtype and seed), and what went wrong;
+            where the component itself raised, at which of its lines.
 
     >>> from signa.compressors import Sign
     >>> check_component(Sign, only=["borrows", "golden step"]), list(laws(Sign()))[:3], list(TRIALS)
@@ -127,9 +130,13 @@ def check_component(
 def _hold(rule: Rule, what: str, act: Callable[[], None]) -> None:
     try:
         act()
+    except AssertionError as error:
+        raise AssertionError(f"{rule} {what}: {error}") from error
     except Exception as error:
-        said = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        raise AssertionError(f"{rule} {what}: {said}") from error
+        file = inspect.getsourcefile(type(rule))
+        frame = innermost(error, file) if file else None
+        where = f", at {frame.filename}:{frame.lineno}: {frame.line}" if frame else ""
+        raise AssertionError(f"{rule} {what}: {type(error).__name__}: {error}{where}") from error
 
 
 def laws(rule: Rule) -> dict[str, Law]:

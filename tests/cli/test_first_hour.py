@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,44 @@ def test_python_takes_a_sentence_as_the_command_line_does(net: nn.Sequential) ->
         signa.build(sentence, net)
     with pytest.raises(SpecError, match="unknown stage 'momentun'"):
         signa.build("momentun | sign | mean", net, lr=0.1)
+
+
+def test_a_plugin_that_registers_nothing_has_not_passed(run: Terminal) -> None:
+    Path("idle.py").write_text("import signa\n\nclass Idle(signa.LMO):\n    pass\n")
+    said = " ".join(run("check", "--plugin", "idle.py", code=2).split())
+    assert "idle.py: no component is registered there" in said
+    assert "instead: put @signa.lmos.register, or that of another sort, above the class" in said
+    assert not json.loads(run("check", "--plugin", "idle.py", "--json", code=2))["ok"]
+
+
+SLIP = """
+from typing import Literal
+import torch
+import signa
+@signa.lmos.register
+class Slip(signa.LMO):
+    kind: Literal["slip"] = "slip"
+    def direction(self, g): {direction}
+    def norm(self, x): return x.abs().amax((-2, -1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (
+            SLIP.format(direction="return torch.sing(g)"),
+            "'torch' has no attribute 'sing', at {here}/slip.py:8: def dir",
+        ),
+        (SLIP.replace("direction(", "go("), "slip (lmos): lacks direction: write it"),
+        ("import signa\n\nsigna.lmos.registre\n", "error: slip.py:3:1: the plug-in failed: AttributeError"),
+    ],
+    ids=["within a law", "abstract", "while it loads"],
+)
+def test_a_slip_in_a_plugin_is_told_with_its_place(written: str, told: str, run: Terminal) -> None:
+    Path("slip.py").write_text(written)
+    try:
+        assert told.format(here=Path.cwd().resolve()) in run("check", "--plugin", "slip.py", code=2)
+    finally:
+        if "slip" in signa.lmos.names():
+            signa.lmos.unregister("slip")

@@ -28,6 +28,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "bias": (5,),
     "scalar": (),
 }
+PATIENT: dict[str, float] = {"timeout": 120.0, "deadline": 600.0}  # what is slow is not what is judged here
 SMALL = {"a": (9, 21), "b": (24, 16), "bias": (5,)}
 SOURCE = {"groups": [{"match": "bias", "method": "adamw", "lr": 0.01}, {"method": "ef21muonsign", "lr": 0.02}]}
 Grad = Callable[[str, Tensor, int, int], "Tensor | None"]
@@ -151,7 +152,7 @@ def ranks(source: Any, held: Sequence[int], group: Mapping[str, Any] | None = No
     def rank(r: int, arguments: dict[str, Any]) -> Run:
         return train(source, signa.Group(**arguments, workers_per_rank=held[r], **more), **options)
 
-    return every(world(len(held), rank))
+    return every(world(len(held), rank, **PATIENT))
 
 
 def loopback(source: Any, workers: int, **options: Any) -> Run:
@@ -188,7 +189,7 @@ Script = Callable[[Any], Run]
 def everywhere(script: Script, size: int = 3, **group: Any) -> list[Run]:
     """The script on ranks, equal to what it does on Loopback."""
     reference = script(signa.Loopback(size))
-    found = every(world(size, lambda r, arguments: script(signa.Group(**arguments, **group))))
+    found = every(world(size, lambda r, arguments: script(signa.Group(**arguments, **group)), **PATIENT))
     same(reference, found)
     return [reference, *found]
 
