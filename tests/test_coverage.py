@@ -93,7 +93,7 @@ def test_what_fails_is_run_again_unmeasured(monkeypatch, tmp_path, codes, wanted
     monkeypatch.setattr(told.subprocess, "call", lambda command, **how: asked.append(command) or left.pop(0))
     monkeypatch.setattr(told.subprocess, "run", lambda command, **how: None)
     assert told.measure(["tests/laws"]) == wanted and not left
-    assert asked[0][1:] == ["-m", "coverage", "run", "-m", "pytest", "tests/laws"]
+    assert asked[0][1:] == ["-m", "coverage", "run", "-m", "pytest", "-p", "tests.coverage.keep", "tests/laws"]
     assert asked[1:] == [[sys.executable, "-m", "pytest", "--last-failed", "tests/laws"]][: len(codes) - 1]
 
 
@@ -111,21 +111,31 @@ def test_files_that_come_late_are_waited_for(monkeypatch, tmp_path):
     assert looks == [told.SETTLED] * 4
 
 
+ANOTHER = """
+import subprocess, sys
+def test():
+    assert subprocess.call([sys.executable, '-c', 'import signa.toml_places']) == 0
+"""
+KILLED = """
+import atexit, os, signal
+def test():
+    import signa.toml_places
+    atexit.register(os.kill, os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.mark.slow
-def test_lines_run_in_a_process_of_a_test_count(monkeypatch, tmp_path):
-    """As the run itself does it, for one test that starts ``python -m signa``."""
+@pytest.mark.parametrize(("written", "words"), [(ANOTHER, []), (KILLED, ["-n", "1"])], ids=["a test's", "killed late"])
+def test_lines_run_in_another_process_count(written, words, monkeypatch, tmp_path):
+    """As the run itself does it: what a test starts, and a worker that is killed when its tests are done."""
     pytest.importorskip("coverage")
     test = tmp_path / "test_one.py"
-    test.write_text(
-        "import subprocess, sys\n"
-        "def test():\n"
-        "    assert subprocess.call([sys.executable, '-c', 'import signa.toml_places']) == 0\n"
-    )
+    test.write_text(written)
     monkeypatch.setattr(told, "FOLDER", tmp_path / "found")
     for name in [name for name in os.environ if name.startswith(("COVERAGE_", "PYTEST_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    assert told.measure(["-q", "-p", "no:cacheprovider", str(test)]) == 0
+    assert told.measure(["-q", "-p", "no:cacheprovider", *words, str(test)]) == 0
     files = json.loads((tmp_path / "found" / told.REPORT).read_text())["files"]
     assert files["signa/toml_places.py"]["summary"]["covered_lines"] > 5
 

@@ -135,7 +135,8 @@ def measure(pytest: list[str]) -> int:
     FOLDER.mkdir(parents=True)
     env = {"OMP_NUM_THREADS": "1", **os.environ, "COVERAGE_FILE": str(FOLDER / "data")}
     coverage = [sys.executable, "-m", "coverage"]
-    code = subprocess.call([*coverage, "run", "-m", "pytest", *pytest], cwd=ROOT, env=env)
+    keep = ["-p", "tests.coverage.keep"]
+    code = subprocess.call([*coverage, "run", "-m", "pytest", *keep, *pytest], cwd=ROOT, env=env)
     settle(FOLDER)
     if code == FAILED:
         print("run.py coverage: those that failed, again, and not measured")
