@@ -46,7 +46,8 @@ class Rates:
     """What this machine does in a second: bytes that a copy moves (read and written), FLOPs of a product by shape.
 
     A copy is of a working set as large as that of the matrices, so that a cache serves both or neither; a product is
-    one of a Newton-Schulz step of the shape, in bfloat16, for as many matrices at once as fit.
+    one of a Newton-Schulz step of the shape in bfloat16 (in float32 on a CPU that multiplies that in its place), for as
+    many matrices at once as fit.
     """
 
     copy: float

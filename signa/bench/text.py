@@ -24,7 +24,7 @@ def table(data: Mapping[str, Any]) -> str:
         products = [value for name, value in case["rates"].items() if name.startswith("gemm")]
         if products:
             ends = [in_words(value, "FLOP/s") for value in sorted({min(products), max(products)})]
-            rates.append(f"bfloat16 products {' to '.join(ends)}")
+            rates.append(f"products {' to '.join(ends)}")
         lines = columns([_HEAD, *map(_cells, case["rows"])])
         notes = ["", *(row["note"] for row in case["rows"])]
         told = [f"{line}  {note}".rstrip() for line, note in zip(lines, notes, strict=True)]

@@ -42,7 +42,7 @@ def bench(
 ) -> None:
     """Measure whole steps or a part of them, in turns with others in the same process: medians and quartiles.
 
-    A floor is FLOPs at the rate of this machine's bfloat16 products and bytes at the rate of its copies, both measured
+    A floor is FLOPs at the rate of this machine's products and bytes at the rate of its copies, both measured
     for the same matrices. torch.optim's Muon and AdamW and a textbook loop always take part in step; pytorch-optimizer,
     heavyball, muonium and gram-newton-schulz where they are installed.
     """

@@ -250,7 +250,7 @@ def environment(command: Sequence[str], device: torch.device) -> dict[str, Any]:
         "numpy": _version("numpy"),
         "signa": __version__,
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": f"{_cpu()} ({torch.backends.cpu.get_cpu_capability()})",
         "gpu": gpu,
         "device": str(device),
         "threads": torch.get_num_threads(),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..codec import Block
 from ..finite import first_nonfinite
+from ..linalg import product_dtype
 from ..packing import WORD
 from ..routing import Layout, Named, Route
 from ..stack import Stack
@@ -200,13 +201,13 @@ def copy(entries: int = _ENTRIES * WORD // 16, device: str = "cpu") -> list[floa
 
 
 def gemm(m: int, n: int, count: int, device: str = "cpu") -> list[float]:
-    """FLOPs a second of bfloat16 products of a Newton-Schulz step: (s, s) by (s, l), s and l the smaller and the longer
-    of m and n, for as many of ``count`` at once as there is room for."""
+    """FLOPs a second of products of a Newton-Schulz step in bfloat16, or in what the device multiplies in its place:
+    (s, s) by (s, l), s and l the smaller and the longer of m and n, for as many of ``count`` at once as there is room
+    for."""
     side, length = min(m, n), max(m, n)
+    dtype = product_dtype(torch.bfloat16, torch.device(device))
     several = max(1, min(count, (1 << 20) // (m * n)))
-    square, x = (
-        torch.randn(several, side, wide, device=device).to(torch.bfloat16).div_(side) for wide in (side, length)
-    )
+    square, x = (torch.randn(several, side, wide, device=device).to(dtype).div_(side) for wide in (side, length))
     out = torch.empty_like(x)
     return [2 * several * side * side * length / _seconds(lambda: torch.bmm(square, x, out=out), device)]
 
