@@ -23,7 +23,7 @@ from typing import NamedTuple
 __all__ = ["Library", "cache", "library"]
 
 _SOURCE = Path(__file__).with_name("native.c")
-_FLAGS = ("-O3", "-shared", "-fPIC", "-w")
+_FLAGS = ("-O3", "-shared", "-fPIC", "-w", "-ffp-contract=off")
 _X86 = ("x86_64", "AMD64", "amd64")  # elsewhere -march=native is unknown to some compilers, or gains nothing
 _PATIENCE = 120.0  # seconds for a compiler
 _PLACE, _COUNT, _BITS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
@@ -31,6 +31,7 @@ _WORDS = (_PLACE, *4 * (_COUNT,), _PLACE, _COUNT, *6 * (_BITS,), _COUNT)
 _UNPACK = (_PLACE, _COUNT, _PLACE, _PLACE, _COUNT)
 _FINITE = (_PLACE, _PLACE, _COUNT, _BITS, _COUNT)
 _ADD = (_PLACE, _COUNT, _COUNT, _COUNT, _PLACE, _PLACE, _COUNT, _COUNT)
+_BFLOAT16 = (_PLACE, ctypes.c_float, _PLACE, ctypes.c_float, _COUNT, _COUNT)
 _GATHER = (_PLACE, _COUNT, _COUNT, _PLACE, _COUNT)
 
 
@@ -42,6 +43,7 @@ class Library(NamedTuple):
     finite: dict[int, Callable[..., int]]
     gather: Callable[..., int]
     add: dict[int, Callable[..., int]]
+    bfloat16: Callable[..., int]
 
 
 @lru_cache(maxsize=1)
@@ -71,6 +73,7 @@ def library() -> Library:
         finite=of_each("finite", _FINITE, _COUNT),
         gather=loop("gather", _GATHER),
         add=of_each("add", _ADD, sizes=(4, 8)),
+        bfloat16=loop("bfloat16", _BFLOAT16),
     )
 
 

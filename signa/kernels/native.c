@@ -1,8 +1,9 @@
 /* The inner loops of signs on a CPU: floats to bits and back, a look for infinities, and many small blocks into one.
  *
- * Floats are read as unsigned integers of their size, so that one text serves every dtype. But for one sum (of which
- * nothing can be fused) they are never computed with: no compiler can flush or reorder anything. Entry e of a row is bit
- * e & 63 of its word e >> 6. Every loop may be split among threads in any way: what is written does not depend on it.
+ * Floats are read as unsigned integers of their size, so that one text serves every dtype. But for two sums, in which
+ * nothing is fused (-ffp-contract=off), they are never computed with: no compiler can flush or reorder anything.
+ * Entry e of a row is bit e & 63 of its word e >> 6. Every loop may be split among threads in any way: what is written
+ * does not depend on it.
  */
 #include <stdint.h>
 #include <string.h>
@@ -166,6 +167,31 @@ KIND(uint64_t, 64)
 
 FLOAT(float, 32)
 FLOAT(double, 64)
+
+/* The bfloat16 nearest to a float (ties to even), as a float; a NaN stays one. */
+static inline float nearest(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    u = (u & 0x7fffffffu) > 0x7f800000u ? u | 0x400000u : u + 0x7fffu + (u >> 16 & 1);
+    u &= 0xffff0000u;
+    memcpy(&x, &u, 4);
+    return x;
+}
+
+/* x c + y b, each product and the sum a float, or x alone where there is no y, rounded to bfloat16. */
+void bfloat16(float *x, float c, const float *y, float b, count length, count threads)
+{
+    if (!y) {
+        SHARED()
+        for (count j = 0; j < length; j++)
+            x[j] = nearest(x[j]);
+        return;
+    }
+    SHARED()
+    for (count j = 0; j < length; j++)
+        x[j] = nearest(x[j] * c + y[j] * b);
+}
 
 /* Blocks of so many bytes, one behind the other. */
 void gather(const char *const *blocks, count many, count bytes, char *out, count threads)

@@ -17,7 +17,7 @@ from torch.autograd.graph import increment_version
 from .compiled import library
 from .image import image_of, signs_of_bytes
 
-__all__ = ["add", "finite", "gather", "pack", "reads", "signed", "unpack"]
+__all__ = ["add", "bfloat16", "finite", "gather", "pack", "reads", "signed", "unpack"]
 
 KIND = "native"
 
@@ -102,6 +102,14 @@ def gather(blocks: Sequence[Tensor], out: Tensor) -> None:
     """Contiguous tensors of one shape and dtype, at least one, one behind the other in a contiguous ``out``."""
     size, starts = blocks[0].numel() * out.element_size(), _addresses(blocks)
     library().gather(_place(starts), len(blocks), size, out.data_ptr(), _threads(len(blocks) * size))
+
+
+def bfloat16(x: Tensor, c: float = 1.0, y: Tensor | None = None, b: float = 0.0) -> Tensor:
+    """``c x + b y``, or x alone, in place and rounded to bfloat16; all are contiguous float32, and stay it: the bits of
+    ``x.mul_(c).add_(y * b)`` and of its rounding."""
+    length, threads = x.numel(), _threads(4 * x.numel())
+    library().bfloat16(x.data_ptr(), c, None if y is None else y.data_ptr(), b, length, threads)
+    return x
 
 
 def _addresses(blocks: Sequence[Tensor]) -> array[int]:

@@ -36,5 +36,8 @@ def prove(kernels: Any, device: torch.device) -> None:
         found += [joined.view(torch.int32), *models, finite]
         wanted += [x.flip(0).view(torch.int32).tolist(), [0.5, -0.5, 0.5, -0.5, 0.5, 0.5]]
         wanted += [[1.5, 0.5, 1.5, 1.5, 1.5, 1.5], [True, False]]
+        term = torch.tensor([1.0, -1.0, 2.0**-8, torch.inf])
+        found.append(kernels.bfloat16(torch.tensor([1.0, 2.0, 1.0, 1.0]), 1 + 2.0**-7, term, 2.0**-8))
+        wanted.append([1 + 2.0**-6, 2 + 2.0**-6, 1 + 2.0**-7, torch.inf])
     if [each.tolist() for each in found] != wanted:
         raise ArithmeticError("a kernel does not write the bits that torch writes")

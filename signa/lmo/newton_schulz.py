@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from ..kernels import native_for
 from ..linalg import (
     by_singular_values,
     column_sum,
@@ -85,7 +86,16 @@ def orthogonalise(
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x, each entry rounded in place to what a dtype holds."""
-    return x if x.dtype.itemsize <= dtype.itemsize else x.copy_(_like("rounded", x, dtype).copy_(x))
+    if x.dtype.itemsize <= dtype.itemsize:
+        return x
+    native = _native(dtype, x)
+    return native.bfloat16(x) if native else x.copy_(_like("rounded", x, dtype).copy_(x))
+
+
+def _native(dtype: torch.dtype, *held: Tensor) -> Any:
+    """The loops that round to a dtype these tensors, which hold its entries in float32; None where there are none."""
+    native = native_for(held[0].device) if dtype == torch.bfloat16 else None
+    return native if native and native.reads(held) else None
 
 
 def _groups(x: Tensor) -> Sequence[Tensor]:
@@ -214,6 +224,8 @@ def _sum(dtype: torch.dtype, x: Tensor, b: float, left: Tensor, right: Tensor, c
     if x.dtype == dtype:
         return torch.baddbmm(x, left, right, beta=b, alpha=c, out=out)
     torch.bmm(left, right, out=out)  # a fused sum in float32 has other bits under 2 threads than under 1
+    if native := _native(dtype, out, x):
+        return native.bfloat16(out, c, x, b)
     return _rounded(out.mul_(c).add_(torch.mul(x, b, out=_like("term", x))), dtype)
 
 

@@ -143,7 +143,9 @@ def test_the_proof_notices_a_wrong_bit(loop: str, monkeypatch: Any) -> None:
         return 1
 
     prove(native, CPU)
-    wrong = compiled.library()._replace(**{loop: broken if loop == "gather" else dict.fromkeys((1, 2, 4, 8), broken)})
+    right = compiled.library()
+    of_each = isinstance(getattr(right, loop), dict)
+    wrong = right._replace(**{loop: dict.fromkeys((1, 2, 4, 8), broken) if of_each else broken})
     monkeypatch.setattr(native, "library", lambda: wrong)
     with pytest.raises(ArithmeticError):
         prove(native, CPU)
@@ -237,6 +239,23 @@ def test_a_step_goes_to_models_wherever_they_lie(threads: int, per: int) -> None
     for model, words in zip(wanted, packed.split(per), strict=True):
         model.add_(packing.signs(words, 100, torch.float32), alpha=0.1)
     assert all(map(torch.equal, models, wanted))
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 1000, 70_001])
+def test_a_sum_is_rounded_to_bfloat16_as_torch_rounds_it(threads: int, length: int) -> None:
+    """Of any bits, and of a few that lie half way between two."""
+    any_bits = torch.randint(-(1 << 31), 1 << 31, (2, length), generator=torch.Generator().manual_seed(0))
+    x, y = any_bits.to(torch.int32).view(torch.float32)
+    halves = (any_bits[0].to(torch.int32) & -(1 << 15)).view(torch.float32)
+    with use("native"):
+        loops = one_pass_for(CPU)
+    for c, b in ((-4.775, 2.0315), (1.0, 0.0), (0.0, 1.0)):
+        wanted = (x * c).add_(y * b).bfloat16().float()
+        assert torch.equal(loops.bfloat16(x.clone(), c, y, b).nan_to_num(7.0), wanted.nan_to_num(7.0))
+    for each in (x, halves):
+        found, wanted = loops.bfloat16(each.clone()), each.bfloat16().float()
+        assert torch.equal(found.nan_to_num(7.0), wanted.nan_to_num(7.0))
+        assert torch.equal(found.isnan(), wanted.isnan()) and torch.equal(found.isinf(), wanted.isinf())
 
 
 @pytest.mark.parametrize("shape", [(3, 130, 131), (16, 16)])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import signa
+from signa.kernels import native_for, use
 from signa.linalg import column_sum, matrix_sum, power_of_two_scale, row_sum
 from signa.lmo.newton_schulz import exact_polar, leading_pair, orthogonalise
 from signa.lmo.schedules import SCHEDULES, Row, polar_express, rows
@@ -299,6 +300,22 @@ def test_stacked_is_alone_under_one_or_two_threads(shape: tuple[int, int], name:
 @pytest.mark.parametrize("shape", [(65, 129), (16, 16), (31, 1000), (128, 512)])
 def test_bfloat16_is_stacked_as_alone_in_both_ways(shape: tuple[int, int], either_way: bool) -> None:
     test_stacked_is_alone_under_one_or_two_threads(shape, "polar6", torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (7, 12), (65, 33), (48, 700)])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_bfloat16_in_float32_has_the_bits_of_torch_s_operators(
+    name: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether C loops add and round, or torch."""
+    monkeypatch.setattr("signa.linalg._multiplies_bfloat16", lambda: False)
+    if native_for(torch.device("cpu")) is None:
+        pytest.skip("there is no C compiler")
+    g = draw(3, *shape)
+    g[1, :, 0] = 0
+    with use("eager"):
+        wanted = run(g, name, torch.bfloat16)
+    assert torch.equal(run(g, name, torch.bfloat16), wanted)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
