@@ -302,7 +302,7 @@ TABLES = [
     ("docs/distributed.md", slow_link),
     ("docs/distributed.md", weak_scaling),
     ("docs/planner.md", planned),
-    *(("docs/performance.md", bench(verb)) for verb in VERBS),
+    *(("docs/performance.md", bench(verb)) for verb in (*VERBS, "step_avx2", "spectral_avx2")),
     ("docs/state.md", state),
     ("docs/state.md", simulate),
     *(("examples/byzantine/README.md", liars(which)) for which in ("two", "number", "owner")),
