@@ -94,7 +94,9 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _native(dtype: torch.dtype, *held: Tensor) -> Any:
     """The loops that round to a dtype these tensors, which hold its entries in float32; None where there are none."""
-    native = native_for(held[0].device) if dtype == torch.bfloat16 else None
+    if (dtype, held[0].dtype) != (torch.bfloat16, torch.float32):
+        return None
+    native = native_for(held[0].device)
     return native if native and native.reads(held) else None
 
 
