@@ -7,14 +7,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
 
@@ -22,6 +20,7 @@ import signa
 from signa.checkpoints import archive, files, load, save
 from signa.errors import CheckpointError, PeerLost, ReplicaDrift, SignaError
 from signa.transport import Transport
+from tests.ranks import worlds
 
 pytestmark = pytest.mark.filterwarnings("ignore::signa.errors.Advice")  # catch_warnings is nothing for threads
 
@@ -82,25 +81,12 @@ class Run:
 
 def world(held: Sequence[int], f: Callable[[signa.Group], Any], timeout: float = 10.0, **group: Any) -> list[Any]:
     """What f returned or raised on every rank."""
-    store, results = dist.HashStore(), [None] * len(held)
     group = {"exchange": "alltoall", "server": "sharded", **group}
 
-    def run(rank: int) -> None:
-        torch.set_num_threads(1)
-        try:
-            pg = dist.ProcessGroupGloo(store, rank, len(held), timedelta(seconds=timeout + 5))
-            own = dist.PrefixStore("own", store)
-            results[rank] = f(signa.Group(pg, held[rank], store=own, timeout=timeout, **group))
-        except BaseException as error:
-            results[rank] = error
+    def run(rank: int, arguments: dict[str, Any]) -> Any:
+        return f(signa.Group(**arguments, workers_per_rank=held[rank], **group))
 
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(len(held))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads), "a rank hangs"
-    return results
+    return worlds.world(len(held), run, timeout=timeout)
 
 
 def fine(results: list[Any]) -> list[Any]:
