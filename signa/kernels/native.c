@@ -76,6 +76,8 @@ static inline count least_of(count a, count b)
             const count row = at / wide, first = at % wide * WORD, entries = least_of(length - first, WORD);            \
             const U *from = x + row * row_stride + first * stride;                                                      \
             U odd = 0;                                                                                                  \
+            for (int line = 0; line < WORD; line += 64 / (int)sizeof(U))                                                \
+                __builtin_prefetch(from + AHEAD / (int)sizeof(U) + line);                                               \
             out[row * out_stride + at % wide] = word##BITS(from, stride, entries, (U)keep, (U)least, range);            \
             if (entries == WORD && stride == 1) {                                                                       \
                 for (int j = 0; j < WORD; j++)                                                                          \
