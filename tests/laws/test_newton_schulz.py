@@ -476,6 +476,22 @@ def test_power_of_two_scale_is_exact(dtype: torch.dtype) -> None:
         assert torch.equal(power_of_two_scale(x[1:3] * 2.0**power)[0], scaled[1:3])
 
 
+@pytest.mark.parametrize("axes", [(-2, -1), (-2,), (-1,)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_power_of_two_scale_looks_once_or_twice(
+    axes: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the cache does not hold is looked through for its largest and for its least: the same bits."""
+    x = draw(6, 9, 21, dtype=dtype)
+    x[1], x[2], x[3, 0, 0], x[4, 8, 2], x[5] = 0, -x[2].abs(), math.inf, math.nan, x[5] * 1e-30
+    once = power_of_two_scale(x, axes)
+    monkeypatch.setattr(signa.linalg, "_CACHED", 0)
+    for found, wanted in zip(power_of_two_scale(x, axes), once, strict=True):
+        assert found.dtype == wanted.dtype
+        assert torch.equal(found.isnan(), wanted.isnan())
+        assert torch.equal(found.nan_to_num(7.0), wanted.nan_to_num(7.0))
+
+
 def test_power_of_two_scale_lets_nan_and_infinity_show() -> None:
     scaled, _ = power_of_two_scale(torch.tensor([[[math.nan, 1.0]], [[math.inf, 1.0]], [[2.0, 3.0]]]))
     assert scaled[0, 0, 0].isnan() and scaled[1].isnan().all() and torch.equal(scaled[2], torch.tensor([[1.0, 1.5]]))
