@@ -46,6 +46,13 @@ static inline count least_of(count a, count b)
     return a < b ? a : b;
 }
 
+/* So many bytes will be wanted soon: those that lie AHEAD of a place. */
+static inline void ask(const void *place, int bytes)
+{
+    for (int line = 0; line < bytes; line += 64)
+        __builtin_prefetch((const char *)place + AHEAD + line);
+}
+
 #define KIND(U, BITS)                                                                                                   \
     /* Bit j is whether least <= (x[j stride] & keep) <= least + range; of fewer than 64 entries the others are 0. */   \
     static inline uint64_t word##BITS(const U *x, count stride, count entries, U keep, U least, U range)                \
@@ -76,8 +83,7 @@ static inline count least_of(count a, count b)
             const count row = at / wide, first = at % wide * WORD, entries = least_of(length - first, WORD);            \
             const U *from = x + row * row_stride + first * stride;                                                      \
             U odd = 0;                                                                                                  \
-            for (int line = 0; line < WORD; line += 64 / (int)sizeof(U))                                                \
-                __builtin_prefetch(from + AHEAD / (int)sizeof(U) + line);                                               \
+            ask(from, WORD * (int)sizeof(U));                                                                           \
             out[row * out_stride + at % wide] = word##BITS(from, stride, entries, (U)keep, (U)least, range);            \
             if (entries == WORD && stride == 1) {                                                                       \
                 for (int j = 0; j < WORD; j++)                                                                          \
@@ -105,8 +111,7 @@ static inline count least_of(count a, count b)
         U odd = 0;                                                                                                      \
         count j = 0;                                                                                                    \
         for (; j + LINES <= length; j += LINES) {                                                                       \
-            for (int line = 0; line < LINES; line += 64 / (int)sizeof(U))                                               \
-                __builtin_prefetch(x + j + AHEAD / (int)sizeof(U) + line);                                              \
+            ask(x + j, LINES * (int)sizeof(U));                                                                         \
             for (int k = 0; k < LINES; k++)                                                                             \
                 odd |= (x[j + k] & exponent) == exponent;                                                               \
         }                                                                                                               \
@@ -155,8 +160,7 @@ KIND(uint64_t, 64)
                     const count entries = least_of(length - first * WORD, WORD);                                        \
                     uint64_t word = words[row * down + first];                                                          \
                     F *to = x + first * WORD;                                                                           \
-                    for (int line = 0; line < WORD; line += 64 / (int)sizeof(F))                                        \
-                        __builtin_prefetch((const char *)(to + line) + AHEAD);                                          \
+                    ask(to, WORD * (int)sizeof(F));                                                                     \
                     count j = 0;                                                                                        \
                     for (; j + 8 <= entries; j += 8, word >>= 8)                                                        \
                         *(eight##BITS *)(to + j) += *(const eight##BITS *)(table + 8 * (word & 255));                   \

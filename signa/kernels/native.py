@@ -84,8 +84,8 @@ def _table(dtype: torch.dtype) -> Tensor:
 
 
 def reads(blocks: Sequence[Tensor]) -> bool:
-    """Whether these are nothing but contiguous memory of a CPU, of one dtype: what :func:`finite`,
-    :func:`gather` and :func:`add` may be given."""
+    """Whether these are nothing but contiguous memory of a CPU, of one dtype: what :func:`finite`, :func:`gather`,
+    :func:`add` and :func:`bfloat16` may be given."""
     plain = _PLAIN.issuperset(map(type, blocks)) and all(map(Tensor.is_contiguous, blocks))
     return plain and len(set(map(_DTYPE, blocks))) == 1 and all(map(_ON_CPU, blocks))
 

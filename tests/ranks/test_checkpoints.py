@@ -89,13 +89,6 @@ def world(held: Sequence[int], f: Callable[[signa.Group], Any], timeout: float =
     return worlds.world(len(held), run, timeout=timeout)
 
 
-def fine(results: list[Any]) -> list[Any]:
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
-
-
 def joined(runs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """All ranks' state as one process has it: workers one after the other, the server's from who has it."""
     found: dict[str, Tensor] = {}
@@ -115,7 +108,7 @@ def anywhere(held: Sequence[int], f: Callable[[Any], Run], **group: Any) -> dict
     """The whole state after f on a world; a single 0 in front means a Loopback."""
     if held[0] == 0:
         return f(signa.Loopback(held[1])).whole()
-    return joined(fine(world(held, lambda g: f(g).whole(), **group)))
+    return joined(worlds.every(world(held, lambda g: f(g).whole(), **group)))
 
 
 # Resumed == uninterrupted --------------------------------------------------------------------------------------------
@@ -181,7 +174,7 @@ def test_extras_are_each_ranks_own(tmp_path: Path) -> None:
         run = Run(group)
         return signa.load_checkpoint(tmp_path, run.model, run.opt, plan=run.plan)["position"]
 
-    fine(world([2, 2, 2], write))
+    worlds.every(world([2, 2, 2], write))
     assert world([2, 2, 1, 1], read) == [0, 1, 2, 0]
     assert world([3, 3], read) == [0, 1]
 
@@ -289,7 +282,7 @@ def test_when_one_rank_cannot_write_all_raise_and_may_try_again(
         run.save(tmp_path)
         return run.train(1).whole()
 
-    after = joined(fine(world([1, 1, 1], f)))
+    after = joined(worlds.every(world([1, 1, 1], f)))
     rank = 1 if "1" in file else 0
     one_error(errors, f"rank {rank}: No space left on device", "free some space", "a checkpoint of step 1")
     same(after, anywhere([0, 3], lambda t: Run(t).train(2)))
@@ -414,4 +407,4 @@ def test_a_slow_disk_is_no_dead_rank(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(files, "write_file", slow)
     monkeypatch.setattr(archive.Archive, "verify", slowly)
-    fine(world([1, 1], lambda g: _saved(Run(g), tmp_path).load(tmp_path), timeout=0.8))
+    worlds.every(world([1, 1], lambda g: _saved(Run(g), tmp_path).load(tmp_path), timeout=0.8))
